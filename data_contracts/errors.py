@@ -1,0 +1,113 @@
+"""The error tree. Libraries raise; only the command line turns an error into an exit status.
+
+    NoduleflowError                 1  something failed
+    |-- UsageError                  2  wrong command line, configuration or file layout
+    |   |-- UnknownParameterError   2  a key that no parameter class has
+    |   `-- WeightsError            2  weights cannot be had, or are not what they claim to be
+    |       `-- WeightsDigestError  2  sha256 differs from the one expected
+    |-- NothingUsableError          3  nothing in the input could be used
+    |-- AnnotationError             3  an annotation file that cannot be read or matched
+    |-- ContractError               1  a record or table breaks its contract
+    |   `-- SchemaVersionError      1  written by a version this one does not know
+    |-- GeometryError               1  a grid that cannot hold the data
+    |-- DecodeError                 1  pixels or header that cannot be read
+    |-- LeakError                   1  one patient in two splits
+    |-- GateRefusedError            4  a promotion gate said no
+    |   `-- StaleExpectationError   4  the champion is not the version the caller expected
+    `-- WorkspaceError              1  the workspace cannot be written, locked or understood
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class NoduleflowError(Exception):
+    """One clear line: what happened, where, and what to do about it.
+
+    Parameters
+    ----------
+    what: what went wrong, without a full stop.
+    where: file, table, series key or option concerned; never a patient's identifier.
+    todo: what the reader can do now.
+    """
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: str = "", todo: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.todo = todo
+        super().__init__(self.line())
+
+    def line(self) -> str:
+        """The message on one line, safe for a log."""
+        text = self.what
+        if self.where:
+            text = f"{text}: {self.where}"
+        if self.todo:
+            text = f"{text}. {self.todo}"
+        return " ".join(text.split())
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.what, self.where, self.todo))
+
+
+def _rebuild(kind: type[NoduleflowError], what: str, where: str, todo: str) -> NoduleflowError:
+    return kind(what, where=where, todo=todo)
+
+
+class UsageError(NoduleflowError):
+    exit_status = 2
+
+
+class UnknownParameterError(UsageError):
+    pass
+
+
+class WeightsError(UsageError):
+    pass
+
+
+class WeightsDigestError(WeightsError):
+    pass
+
+
+class NothingUsableError(NoduleflowError):
+    exit_status = 3
+
+
+class AnnotationError(NoduleflowError):
+    exit_status = 3
+
+
+class ContractError(NoduleflowError):
+    pass
+
+
+class SchemaVersionError(ContractError):
+    pass
+
+
+class GeometryError(NoduleflowError):
+    pass
+
+
+class DecodeError(NoduleflowError):
+    pass
+
+
+class LeakError(NoduleflowError):
+    pass
+
+
+class GateRefusedError(NoduleflowError):
+    exit_status = 4
+
+
+class StaleExpectationError(GateRefusedError):
+    pass
+
+
+class WorkspaceError(NoduleflowError):
+    pass

@@ -1,0 +1,79 @@
+"""ModelCard: what a network expects and was trained on; it travels with its weights."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from data_contracts.patches import PatchKind
+from data_contracts.records import Record
+
+
+class Window(Record):
+    """A HU window: values below centre - width/2 become 0, above centre + width/2 become 1."""
+
+    center_hu: float
+    width_hu: float
+
+
+LUNG_WINDOW = Window(center_hu=-600, width_hu=1500)
+MEDIASTINAL_WINDOW = Window(center_hu=40, width_hu=400)
+BONE_WINDOW = Window(center_hu=300, width_hu=1500)
+
+
+class InputSpec(Record):
+    """From a stored patch to the images a backbone sees.
+
+    kind, patch_shape, value_unit: as in the DatasetCard the network was trained on.
+    windows: three HU windows that become the three channels of each plane (HU patches only).
+    input_size_px: planes are resized to this many pixels a side.
+    mean, std: per channel, after scaling to 0..1 (torchvision's ImageNet constants by default).
+    """
+
+    kind: PatchKind
+    patch_shape: tuple[int, ...]
+    value_unit: Literal["HU", "grey"]
+    spacing_mm: float | None
+    input_size_px: int
+    windows: tuple[Window, ...] = (LUNG_WINDOW, MEDIASTINAL_WINDOW, BONE_WINDOW)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+
+class Calibration(Record):
+    """Late fusion and calibration, all fitted on validation: p = sigmoid(bias + image * logit + size * ln(d / 10 mm)).
+
+    image_only, size_only: the same with the other weight at zero, fitted on their own.
+    """
+
+    bias: float
+    image_weight: float
+    size_weight: float
+    image_only_bias: float
+    image_only_weight: float
+    size_only_bias: float
+    size_only_weight: float
+
+
+class ModelCard(Record):
+    """model_card.json beside checkpoint.safetensors.
+
+    weights: "none" where the backbone started from random numbers, else the name or file it came from.
+    checkpoint_sha256: of checkpoint.safetensors; checked before every load.
+    thresholds: operating points frozen on validation, e.g. {"specificity_0.90": 0.61}.
+    """
+
+    name: str
+    run_id: str
+    backbone: str
+    weights: str
+    weights_sha256: str
+    pretrained: bool
+    head: str
+    input: InputSpec
+    calibration: Calibration
+    thresholds: dict[str, float] = {}
+    checkpoint_sha256: str
+    dataset_id: str
+    training: dict[str, object] = {}
+    intended_use: str = "Research decision support on CT lung nodules. Not for diagnostic use."
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,176 @@
+"""One frozen parameter class a step. Defaults live here; a preset holds only what differs; unknown keys are refused."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from data_contracts.errors import UnknownParameterError, UsageError
+from data_contracts.patches import PatchKind
+from data_contracts.records import Record, digest_of
+from data_contracts.volume import PADDING_HU
+
+
+class Params(Record):
+    """Base: values from a mapping, errors by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_mapping(cls, values: dict[str, Any], *, where: str = "") -> Self:
+        """Parameters from a preset or from --set options.
+
+        Raises
+        ------
+        UnknownParameterError: a key that the step does not have.
+        UsageError: a value of the wrong kind or out of range.
+        """
+        unknown = sorted(set(values) - set(cls.model_fields))
+        if unknown:
+            raise UnknownParameterError(
+                f"unknown parameter {unknown[0]!r}", where=where, todo=f"Known: {', '.join(sorted(cls.model_fields))}."
+            )
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"parameter {field!r}: {first['msg']}", where=where) from None
+
+    def digest(self) -> str:
+        """Short digest of all values."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+class IngestParams(Params):
+    """Policies of ingest."""
+
+    min_slices: int = Field(3, ge=2)
+    padding_hu: int = PADDING_HU
+    spacing_tolerance_mm: float = Field(0.1, gt=0)
+    lossy: Literal["flag", "refuse"] = "flag"
+    compress: bool = False
+
+
+class SplitParams(Params):
+    """Fractions of patients; what is left of train and validation is test."""
+
+    train: float = Field(0.55, gt=0, lt=1)
+    validation: float = Field(0.15, gt=0, lt=1)
+    salt: str = "noduleflow"
+
+
+class LabelParams(Params):
+    """From readers to a label: mean malignancy above `threshold` is 1, below is 0, exactly there is indeterminate."""
+
+    min_readers: int = Field(1, ge=1)
+    threshold: float = 3.0
+
+
+class PatchParams(Params):
+    """Patches around nodules: a cube of `size_mm` a side, sampled every `spacing_mm`."""
+
+    kind: PatchKind = "2.5d"
+    size_mm: float = Field(48.0, gt=0)
+    spacing_mm: float = Field(0.75, gt=0)
+    min_reader_marks: int = Field(1, ge=1)
+    patches_per_shard: int = Field(1024, ge=1)
+
+
+class FeatureParams(Params):
+    """Backbone and where its weights come from.
+
+    weights: "auto" (torchvision's default weights), "none" (random), or the path of a local file.
+    weights_sha256: digest the local file must have; empty accepts and records it.
+    """
+
+    backbone: str = "resnet50"
+    weights: str = "auto"
+    weights_sha256: str = ""
+    input_size_px: int = Field(96, ge=32)
+    batch_size: int = Field(32, ge=1)
+    seed: int = 0
+
+
+class TrainParams(Params):
+    """Fitting a head, or a head and the last stages, on one dataset.
+
+    unfreeze: how many of the last stages of the backbone learn; 0 is a probe on frozen features.
+    aux_weight: weight of the soft-label term (readers' mean) beside the hard label.
+    """
+
+    preset: str = ""
+    backbone: str = "resnet50"
+    weights: str = "auto"
+    weights_sha256: str = ""
+    input_size_px: int = Field(96, ge=32)
+    head: Literal["linear", "mlp"] = "mlp"
+    unfreeze: int = Field(1, ge=0)
+    epochs: int = Field(20, ge=1)
+    patience: int = Field(6, ge=1)
+    batch_size: int = Field(32, ge=2)
+    lr_head: float = Field(1e-3, gt=0)
+    lr_backbone: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-3, ge=0)
+    warmup_epochs: int = Field(1, ge=0)
+    dropout: float = Field(0.5, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    soft_label_weight: float = Field(0.0, ge=0, le=1)
+    augmentations: int = Field(4, ge=1)
+    source_site: str = ""
+    target_site: str = ""
+    adaptation: Literal["none", "dann"] = "none"
+    dann_weight: float = Field(1.0, ge=0)
+    dann_gamma: float = Field(10.0, gt=0)
+    seed: int = 0
+    threads: int = Field(0, ge=0)
+
+
+class AdaptationGateParams(Params):
+    """Bounds an adapted network must keep, without any target label, or source-only stays."""
+
+    max_source_auc_drop: float = 0.01
+    min_infomax_gain: float = 0.0
+    max_prevalence_shift: float = 0.15
+    min_agreement: float = 0.7
+
+
+class EvaluateParams(Params):
+    """How figures are computed."""
+
+    bootstrap: int = Field(1000, ge=100)
+    size_match_tolerance: float = Field(0.10, gt=0)
+    ece_bins: int = Field(10, ge=2)
+    operating_specificity: float = 0.90
+    seed: int = 0
+
+
+class PhantomParams(Params):
+    """A phantom cohort; the same values give the same bytes.
+
+    reserved_patients: LIDC patients whose nodules must not be used; None takes the built-in list.
+    """
+
+    seed: int = 0
+    n_patients: int = Field(48, ge=2)
+    nodules_per_patient: int = Field(4, ge=1)
+    site_b_fraction: float = Field(0.5, ge=0, le=1)
+    matrix: int = Field(320, ge=64)
+    field_of_view_mm: float = Field(340.0, gt=0)
+    length_mm: float = Field(150.0, gt=0)
+    spacing_a_mm: float = Field(1.25, gt=0)
+    spacing_b_mm: float = Field(3.0, gt=0)
+    noise_a_hu: float = Field(18.0, ge=0)
+    noise_b_hu: float = Field(55.0, ge=0)
+    min_diameter_mm: float = 4.0
+    max_diameter_mm: float = 30.0
+    reserved_patients: tuple[str, ...] | None = None
+
+
+class ReviewParams(Params):
+    """What a report holds."""
+
+    key_image_size_mm: float = Field(60.0, gt=0)
+    pdf: bool = True
+    min_diameter_mm: float = Field(0.0, ge=0)

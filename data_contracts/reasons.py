@@ -1,0 +1,125 @@
+"""Why an input was refused or flagged: one code, what it means, what to do."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ReasonCode(StrEnum):
+    """Codes in rejected.parquet and in the findings of a series; `meaning` and `todo` explain each."""
+
+    NOT_DICOM = "not_dicom"
+    UNREADABLE = "unreadable"
+    NOT_CT = "not_ct"
+    NOT_AN_IMAGE = "not_an_image"
+    LOCALIZER = "localizer"
+    DERIVED_IMAGE = "derived_image"
+    MISSING_GEOMETRY = "missing_geometry"
+    MIXED_ORIENTATION = "mixed_orientation"
+    MIXED_MATRIX = "mixed_matrix"
+    MIXED_SPACING = "mixed_spacing"
+    MIXED_FRAME_OF_REFERENCE = "mixed_frame_of_reference"
+    MISSING_SLICES = "missing_slices"
+    IRREGULAR_SPACING = "irregular_spacing"
+    DUPLICATE_SLICES = "duplicate_slices"
+    CONFLICTING_DUPLICATES = "conflicting_duplicates"
+    MULTIPLE_ACQUISITIONS = "multiple_acquisitions"
+    TOO_FEW_SLICES = "too_few_slices"
+    GANTRY_TILT = "gantry_tilt"
+    NO_RESCALE = "no_rescale"
+    RESCALE_TYPE_NOT_HU = "rescale_type_not_hu"
+    IMPLAUSIBLE_HU = "implausible_hu"
+    PIXEL_DECODE_FAILED = "pixel_decode_failed"
+    UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
+    UNSUPPORTED_MULTIFRAME = "unsupported_multiframe"
+    LOSSY_COMPRESSION = "lossy_compression"
+    PADDING_REPLACED = "padding_replaced"
+    HU_OUT_OF_RANGE = "hu_out_of_range"
+    BURNED_IN_ANNOTATION = "burned_in_annotation"
+    UNSAFE_ARCHIVE_MEMBER = "unsafe_archive_member"
+    LOW_DISK_SPACE = "low_disk_space"
+    ANNOTATION_UNMATCHED = "annotation_unmatched"
+    ANNOTATION_OUTSIDE_VOLUME = "annotation_outside_volume"
+    ANNOTATION_MALFORMED = "annotation_malformed"
+    INTERNAL_ERROR = "internal_error"
+
+    @property
+    def meaning(self) -> str:
+        """One sentence: what was found."""
+        return _EXPLANATIONS[self][0]
+
+    @property
+    def todo(self) -> str:
+        """One sentence: what the site can do."""
+        return _EXPLANATIONS[self][1]
+
+
+_EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
+    ReasonCode.NOT_DICOM: ("The file is not DICOM.", "Nothing, unless it should have been an image."),
+    ReasonCode.UNREADABLE: ("The header or the file cannot be read to its end.", "Fetch the file again."),
+    ReasonCode.NOT_CT: ("The modality is not CT.", "Nothing; only CT is taken."),
+    ReasonCode.NOT_AN_IMAGE: ("The object holds no CT pixels (a report, a key object, a directory).", "Nothing."),
+    ReasonCode.LOCALIZER: ("The image is a localizer (scout).", "Nothing; the axial series is taken."),
+    ReasonCode.DERIVED_IMAGE: ("The image is a derived or secondary capture.", "Send the original series."),
+    ReasonCode.MISSING_GEOMETRY: (
+        "Position, orientation or pixel spacing is missing.",
+        "Export the series again with full geometry.",
+    ),
+    ReasonCode.MIXED_ORIENTATION: ("Slices of one series lie at different angles.", "Send the parts as series."),
+    ReasonCode.MIXED_MATRIX: ("Slices of one series have different numbers of pixels.", "Send the parts as series."),
+    ReasonCode.MIXED_SPACING: ("Slices of one series have different pixel spacing.", "Send the parts as series."),
+    ReasonCode.MIXED_FRAME_OF_REFERENCE: (
+        "Slices of one series belong to different frames of reference.",
+        "Send the parts as series.",
+    ),
+    ReasonCode.MISSING_SLICES: ("Slices are missing between others.", "Fetch the whole series again."),
+    ReasonCode.IRREGULAR_SPACING: ("The distance between slices changes.", "Send the parts as series."),
+    ReasonCode.DUPLICATE_SLICES: ("The same slice was there more than once; one was kept.", "Nothing."),
+    ReasonCode.CONFLICTING_DUPLICATES: (
+        "Two different slices claim the same position.",
+        "Send the acquisitions as separate series.",
+    ),
+    ReasonCode.MULTIPLE_ACQUISITIONS: (
+        "One series held several acquisitions; they were split.",
+        "Check that each part is the one you meant.",
+    ),
+    ReasonCode.TOO_FEW_SLICES: ("Too few slices to make a volume.", "Send the whole series."),
+    ReasonCode.GANTRY_TILT: ("The gantry was tilted; the affine carries the shear.", "Nothing."),
+    ReasonCode.NO_RESCALE: ("No rescale slope and intercept, so no HU.", "Export the series again."),
+    ReasonCode.RESCALE_TYPE_NOT_HU: ("The rescaled values are not HU.", "Send the HU reconstruction."),
+    ReasonCode.IMPLAUSIBLE_HU: (
+        "The values do not look like HU (no air, no body, or a slice that jumps).",
+        "Check the reconstruction and its rescale values.",
+    ),
+    ReasonCode.PIXEL_DECODE_FAILED: ("The pixel data cannot be decoded.", "Fetch the file again."),
+    ReasonCode.UNSUPPORTED_TRANSFER_SYNTAX: (
+        "No decoder for this transfer syntax.",
+        "Transcode to Explicit VR Little Endian.",
+    ),
+    ReasonCode.UNSUPPORTED_MULTIFRAME: (
+        "Multi-frame objects of this kind are not taken.",
+        "Send the series as single-frame CT images.",
+    ),
+    ReasonCode.LOSSY_COMPRESSION: ("The pixels were compressed with loss.", "Use the lossless original if it exists."),
+    ReasonCode.PADDING_REPLACED: ("Pixels outside the field of view were set to a stated value.", "Nothing."),
+    ReasonCode.HU_OUT_OF_RANGE: ("Values beyond int16 were clipped.", "Check the reconstruction."),
+    ReasonCode.BURNED_IN_ANNOTATION: (
+        "The header says that text is burned into the pixels.",
+        "Send the image without burned-in text.",
+    ),
+    ReasonCode.UNSAFE_ARCHIVE_MEMBER: (
+        "An archive member leaves its folder, is a link or is far too large.",
+        "Pack the archive again from plain files.",
+    ),
+    ReasonCode.LOW_DISK_SPACE: ("The disk has no room for the volume.", "Free disk space and run again."),
+    ReasonCode.ANNOTATION_UNMATCHED: (
+        "No series of the workspace matches the annotation.",
+        "Ingest the series first, or name another file.",
+    ),
+    ReasonCode.ANNOTATION_OUTSIDE_VOLUME: (
+        "The annotated point lies outside its volume.",
+        "Check units (mm) and the axis convention (LPS).",
+    ),
+    ReasonCode.ANNOTATION_MALFORMED: ("The annotation cannot be read.", "Check the file against its format."),
+    ReasonCode.INTERNAL_ERROR: ("An error of this program; nothing was written.", "Run again with --debug."),
+}

@@ -1,0 +1,1 @@
+"""In what order: the only room with Prefect, MLflow, the command line, the environment and workspace paths."""

@@ -1,0 +1,1 @@
+"""From volumes and annotations to datasets, and the phantom."""

@@ -1,0 +1,1 @@
+"""From files to de-identified volumes and matched annotations."""

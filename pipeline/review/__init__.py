@@ -1,0 +1,1 @@
+"""What a radiologist sees, and the answers."""

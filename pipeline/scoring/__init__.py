@@ -1,0 +1,1 @@
+"""Figures with intervals, fusion with size, and the gates."""
