@@ -1,0 +1,201 @@
+"""Prefect without a server to look after: one embedded server a workspace, shared by its runs, and tasks that keep secrets.
+
+Several runs at once share the server through a state file; the last one to leave stops it. A run that was killed
+leaves the server behind; the next run takes it over, and marks what the killed one left as Running as Crashed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from data_contracts.errors import NoduleflowError, WorkspaceError
+from data_contracts.records import write_bytes_atomic
+from flows.workspace import Workspace
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_START_TIMEOUT_S = 120
+#: services that only a scheduler of deployments needs; the embedded server runs flows that are called directly
+_UNUSED_SERVICES = ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "TRIGGERS")
+
+#: the last unexpected traceback, for --debug
+last_traceback: list[str] = []
+
+
+@contextmanager
+def engine(workspace: Workspace) -> Iterator[str]:
+    """Yield the API address of a Prefect server: the one of the settings, or this workspace's embedded one.
+
+    Raises
+    ------
+    WorkspaceError: the embedded server does not start.
+    """
+    if address := os.environ.get("PREFECT_API_URL"):
+        yield address
+        return
+    from filelock import FileLock, Timeout
+
+    workspace.create().prefect_home.mkdir(parents=True, exist_ok=True)
+    users = workspace.prefect_home / "users"
+    users.mkdir(exist_ok=True)
+    with workspace.lock("prefect-server"):
+        alone = not _living_users(users)
+        address = _running_server(workspace) or _start_server(workspace)
+        mine = users / str(os.getpid())
+        mine.touch()
+    os.environ["PREFECT_API_URL"] = address
+    try:
+        if alone:
+            _mark_killed_runs(address)
+        yield address
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        with suppress(WorkspaceError, Timeout), FileLock(workspace.root / ".locks" / "prefect-server.lock", timeout=30):
+            mine.unlink(missing_ok=True)
+            if not _living_users(users):
+                _stop_server(workspace)
+
+
+def _living_users(users: Path) -> list[int]:
+    import psutil
+
+    living = []
+    for file in users.iterdir():
+        if psutil.pid_exists(int(file.name)):
+            living.append(int(file.name))
+        else:
+            file.unlink(missing_ok=True)
+    return living
+
+
+def _state_file(workspace: Workspace) -> Path:
+    return workspace.prefect_home / "server.json"
+
+
+def _running_server(workspace: Workspace) -> str | None:
+    import httpx
+    import psutil
+
+    try:
+        state = json.loads(_state_file(workspace).read_text())
+        process = psutil.Process(state["pid"])
+        if abs(process.create_time() - state["create_time"]) > 1:
+            return None
+        httpx.get(f"{state['address']}/health", timeout=5).raise_for_status()
+    except (OSError, ValueError, KeyError, psutil.Error, httpx.HTTPError):
+        return None
+    return str(state["address"])
+
+
+def _start_server(workspace: Workspace) -> str:
+    import httpx
+    import psutil
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "PREFECT_HOME": str(workspace.prefect_home), "PREFECT_LOGGING_SERVER_LEVEL": "ERROR"}
+    environment.update({f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES})
+    environment.pop("PREFECT_API_URL", None)
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (workspace.prefect_home / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    address = f"http://127.0.0.1:{port}/api"
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            httpx.get(f"{address}/health", timeout=5).raise_for_status()
+        except httpx.HTTPError:
+            time.sleep(0.2)
+            continue
+        state = {"pid": server.pid, "create_time": psutil.Process(server.pid).create_time(), "address": address}
+        write_bytes_atomic(_state_file(workspace), json.dumps(state).encode())
+        return address
+    server.kill()
+    raise WorkspaceError(
+        "the embedded Prefect server does not start",
+        where=str(workspace.prefect_home / "server.log"),
+        todo="Read that log; `noduleflow doctor` checks the installation.",
+    )
+
+
+def _stop_server(workspace: Workspace) -> None:
+    import psutil
+
+    with suppress(OSError, ValueError, KeyError, psutil.Error):
+        state = json.loads(_state_file(workspace).read_text())
+        process = psutil.Process(state["pid"])
+        if abs(process.create_time() - state["create_time"]) <= 1:
+            # Task states reach the database behind the client; give the last ones time to land.
+            time.sleep(1)
+            process.terminate()
+            try:
+                process.wait(20)
+            except psutil.TimeoutExpired:
+                process.kill()
+    _state_file(workspace).unlink(missing_ok=True)
+
+
+def _mark_killed_runs(address: str) -> None:
+    """A run that was killed stays Running for ever in Prefect; nobody else is here, so it is Crashed."""
+    import httpx
+
+    filters = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING"]}}}, "limit": 200}
+    with suppress(httpx.HTTPError, ValueError):
+        for run in httpx.post(f"{address}/flow_runs/filter", json=filters, timeout=10).json():
+            state = {"type": "CRASHED", "name": "Crashed", "message": "The process was killed."}
+            body = {"state": state, "force": True}
+            httpx.post(f"{address}/flow_runs/{run['id']}/set_state", json=body, timeout=10)
+
+
+def scrubbed(function: Callable[P, R]) -> Callable[P, R]:
+    """Let our own errors through; turn any other into one that names the place and shows no value.
+
+    Prefect keeps the message of a failed task in its database, and a foreign message may quote a
+    path or a header.
+    """
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except NoduleflowError:
+            raise
+        except MemoryError:
+            raise NoduleflowError("out of memory", where=function.__name__, todo="Use a smaller batch.") from None
+        except Exception as error:
+            last_traceback[:] = traceback.format_exception(error)
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(frame.filename).name}:{frame.lineno}"
+            detail = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+            raise NoduleflowError(
+                f"unexpected {type(error).__name__}{detail}", where=place, todo="Run again with --debug for the traceback."
+            ) from None
+
+    return guarded
+
+
+def step(name: str) -> Callable[[Callable[P, R]], Any]:
+    """A Prefect task over a pure step: no cache and no stored result (the workspace is the store)."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    def decorate(function: Callable[P, R]) -> Any:
+        guarded = scrubbed(function)
+        return task(name=name, cache_policy=NO_CACHE, persist_result=False, log_prints=False)(guarded)
+
+    return decorate

@@ -1,0 +1,203 @@
+"""Ingest and annotate: sources in, de-identified volumes, matched nodules and refusals out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import BaseModel, model_serializer
+
+from data_contracts.errors import NothingUsableError, UsageError
+from data_contracts.params import IngestParams
+from data_contracts.records import digest_of
+from data_contracts.series import Rejection, SeriesRecord
+from flows.engine import step
+from flows.progress import say, stage
+from flows.workspace import Workspace
+from pipeline.intake.annotate import match_annotations
+from pipeline.intake.annotations import read_annotations
+from pipeline.intake.deidentify import Pseudonymizer
+from pipeline.intake.discover import Discovery, RawSeries, discover
+from pipeline.intake.ingest_series import ingest_series
+
+
+class PrivatePaths(BaseModel):
+    """Paths as a flow's parameter: a path may hold a patient's name, so Prefect's database sees only their number."""
+
+    paths: tuple[Path, ...]
+
+    @model_serializer
+    def hide(self) -> dict[str, int]:
+        return {"n_paths": len(self.paths)}
+
+
+class PrivateSeries(BaseModel):
+    """A discovered series as a task's parameter; its header facts stay in this process."""
+
+    model_config = {"arbitrary_types_allowed": True}
+    series: RawSeries
+
+    @model_serializer
+    def hide(self) -> dict[str, str]:
+        return {"series": "private"}
+
+
+@step("discover")
+def discover_source(source: PrivatePaths, pseudonymizer: Pseudonymizer, params: IngestParams, scratch: Path) -> Discovery:
+    return discover(source.paths[0], pseudonymizer, params, scratch)
+
+
+@step("ingest-series")
+def ingest_one(
+    raw: PrivateSeries, pseudonymizer: Pseudonymizer, params: IngestParams, series_root: Path, site: str
+) -> list[SeriesRecord | Rejection]:
+    return ingest_series(raw.series, pseudonymizer, params, series_root, site)
+
+
+@step("rebuild-tables")
+def rebuild_tables(workspace: Workspace, source_key: str, rejections: list[Rejection]) -> None:
+    workspace.add_rejections(source_key, rejections)
+    workspace.rebuild_series_tables()
+
+
+def existing_sources(sources: tuple[Path, ...]) -> PrivatePaths:
+    """The sources, each of which must exist; raises UsageError naming the argument, not the path's content."""
+    for number, source in enumerate(sources, start=1):
+        if not source.exists():
+            raise UsageError(
+                f"SOURCE {number} does not exist", where=str(source), todo="Name a folder, a file or an archive."
+            )
+        if source.is_dir() and not any(source.iterdir()):
+            raise UsageError(f"SOURCE {number} is an empty folder", where=str(source), todo="Name one with DICOM files.")
+        if not os.access(source, os.R_OK):
+            raise UsageError(f"SOURCE {number} cannot be read", where=str(source), todo="Mend its permissions.")
+    return PrivatePaths(paths=sources)
+
+
+@flow(name="ingest", task_runner=ThreadPoolTaskRunner(max_workers=max(2, os.cpu_count() or 2)), log_prints=False)
+def ingest_flow(
+    workspace_root: str, sources: PrivatePaths, site: str, params: IngestParams, keep_identity: bool, secret: str = ""
+) -> dict[str, Any]:
+    """Every series of every source, one task a series; safe to run again, and beside another run."""
+    workspace = Workspace(Path(workspace_root)).create()
+    pseudonymizer = Pseudonymizer(workspace.secret(secret or None), keep_identity)
+    known = {record.series_key for record in workspace.series_records()}
+    accepted: dict[str, SeriesRecord] = {}
+    rejected: list[Rejection] = []
+    for source in sources.paths:
+        source_key = pseudonymizer.uid_key(str(source.resolve()))
+        scratch = workspace.scratch_root / f"ingest-{os.getpid()}-{source_key}"
+        try:
+            discovery = discover_source(PrivatePaths(paths=(source,)), pseudonymizer, params, scratch)
+            outcomes = _ingest_all(discovery, pseudonymizer, params, workspace, site)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        refused = [*discovery.rejections, *(item for item in outcomes if isinstance(item, Rejection))]
+        accepted |= {item.series_key: item for item in outcomes if isinstance(item, SeriesRecord)}
+        rejected += refused
+        rebuild_tables(workspace, source_key, refused)
+    summary = _summary(accepted, known, rejected)
+    if not accepted:
+        raise NothingUsableError(
+            "no usable CT series in the sources",
+            where=", ".join(f"{count} x {reason}" for reason, count in summary["refused"].items()) or "no file at all",
+            todo="rejected.parquet lists each item with its reason.",
+        )
+    return summary
+
+
+def _ingest_all(
+    discovery: Discovery, pseudonymizer: Pseudonymizer, params: IngestParams, workspace: Workspace, site: str
+) -> list[SeriesRecord | Rejection]:
+    from prefect.futures import as_completed
+
+    outcomes: list[SeriesRecord | Rejection] = []
+    with stage("ingest", len(discovery.series)) as progress:
+        futures = [
+            ingest_one.submit(PrivateSeries(series=raw), pseudonymizer, params, workspace.series_root, site)
+            for raw in discovery.series
+        ]
+        for future in as_completed(futures):
+            items = future.result()
+            outcomes += items
+            progress.advance("; ".join(_line(item) for item in items) or "nothing")
+    return outcomes
+
+
+def _line(item: SeriesRecord | Rejection) -> str:
+    if isinstance(item, Rejection):
+        return f"refused ({item.reason.value})"
+    flags = ", ".join(finding.code.value for finding in item.findings)
+    return f"series {item.series_key}, {item.n_slices} slices" + (f" ({flags})" if flags else "")
+
+
+def _summary(accepted: dict[str, SeriesRecord], known: set[str], rejected: list[Rejection]) -> dict[str, Any]:
+    refused: dict[str, int] = {}
+    for item in rejected:
+        refused[item.reason.value] = refused.get(item.reason.value, 0) + 1
+    new = sorted(set(accepted) - known)
+    if accepted and not new:
+        say("ingest: every series was there already; nothing to do")
+    return {
+        "accepted": len(accepted),
+        "new": len(new),
+        "already_there": len(accepted) - len(new),
+        "n_refused": len(rejected),
+        "refused": dict(sorted(refused.items())),
+        "series_keys": sorted(accepted),
+        "study_keys": sorted({record.study_key for record in accepted.values()}),
+    }
+
+
+@step("match-annotations")
+def match_file(
+    workspace: Workspace, source: PrivatePaths, file_format: str, pseudonymizer: Pseudonymizer
+) -> tuple[str, int, list[Rejection]]:
+    """Read one annotation file, match it, and keep the matched rows as a part; returns the part's name."""
+    from data_contracts.nodules import NODULE_TABLE
+
+    path = source.paths[0]
+    annotations = read_annotations(path, file_format)
+    table, refused = match_annotations(annotations, workspace.series_records(), pseudonymizer)
+    name = digest_of([pseudonymizer.uid_key(str(path.resolve())), file_format])
+    if len(table):
+        NODULE_TABLE.write(workspace.annotation_parts / f"{name}.parquet", table)
+    return name, len(table), refused
+
+
+@flow(name="annotate", log_prints=False)
+def annotate_flow(
+    workspace_root: str, files: PrivatePaths, file_format: str, keep_identity: bool, secret: str = ""
+) -> dict[str, Any]:
+    """Annotation files into nodules.parquet; what does not match is in rejected.parquet."""
+    workspace = Workspace(Path(workspace_root)).require()
+    pseudonymizer = Pseudonymizer(workspace.secret(secret or None), keep_identity)
+    rows, refused_all = 0, 0
+    reasons: dict[str, int] = {}
+    with stage("annotate", len(files.paths)) as progress:
+        for file in files.paths:
+            name, matched, refused = match_file(workspace, PrivatePaths(paths=(file,)), file_format, pseudonymizer)
+            workspace.add_rejections(f"annotation-{name}", refused)
+            for item in refused:
+                reasons[item.reason.value] = reasons.get(item.reason.value, 0) + 1
+            rows += matched
+            refused_all += len(refused)
+            progress.advance(f"{matched} marks matched, {len(refused)} refused")
+    workspace.rebuild_series_tables()
+    table = workspace.rebuild_nodule_table()
+    if rows == 0:
+        raise NothingUsableError(
+            "no annotation matches a series of the workspace",
+            where=", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items())),
+            todo="Ingest the series first; rejected.parquet lists each mark with its reason.",
+        )
+    return {
+        "marks": rows,
+        "nodules": int(table["nodule_id"].nunique()),
+        "n_refused": refused_all,
+        "refused": dict(sorted(reasons.items())),
+    }

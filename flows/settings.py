@@ -1,0 +1,64 @@
+"""The one reader of the environment: where things are, and what must never leave the house."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of an installation; every field can be set as NODULEFLOW_<FIELD> or in a file named .env."""
+
+    model_config = SettingsConfigDict(env_prefix="NODULEFLOW_", env_file=".env", extra="ignore")
+
+    workspace: Path = Field(Path("workspace"), description="folder that holds everything a site produces")
+    secret: SecretStr | None = Field(None, description="key of the keyed digests; else a file in the workspace")
+    prefect_api_url: str = Field("", description="a Prefect server; empty starts an embedded one")
+    mlflow_tracking_uri: str = Field("", description="an MLflow server; empty uses sqlite in the workspace")
+    model_name: str = Field("noduleflow-nodule", description="name of the model in the MLflow registry")
+    threads: int = Field(0, ge=0, description="threads of numerical libraries; 0 takes every core")
+    actor: str = Field("", description="who acts, as the audit names it; empty takes the system's user name")
+
+
+def apply_environment(settings: Settings, *, debug: bool = False) -> None:
+    """Set what Prefect and MLflow read from the environment; call before either is imported.
+
+    No telemetry leaves a hospital: MLflow honours only the literal `true` in DO_NOT_TRACK.
+    """
+    workspace = settings.workspace.resolve()
+    os.environ.update(
+        {
+            "DO_NOT_TRACK": "true",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "PREFECT_CLI_COLORS": "false",
+            "GIT_PYTHON_REFRESH": "quiet",
+            "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+            "MLFLOW_RECORD_ENV_VARS_IN_MODEL_LOGGING": "false",
+        }
+    )
+    # Console lines of our own tell the story; Prefect and alembic add one line per state and migration.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if debug else "ERROR")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "INFO" if debug else "ERROR")
+    if settings.prefect_api_url:
+        os.environ["PREFECT_API_URL"] = settings.prefect_api_url
+    else:
+        os.environ["PREFECT_HOME"] = str(workspace / "prefect")
+        os.environ.pop("PREFECT_API_URL", None)
+        os.environ.pop("PREFECT_PROFILE", None)
+
+
+def actor_name(settings: Settings) -> str:
+    """The name that the audit writes: the setting, or the user of the system."""
+    import getpass
+
+    if settings.actor:
+        return settings.actor
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

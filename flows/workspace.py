@@ -1,0 +1,215 @@
+"""The workspace: one function a path, its secret, its locks, and tables rebuilt whole from their parts."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data_contracts.errors import ContractError, UsageError, WorkspaceError
+from data_contracts.records import atomic_path, digest_of, write_bytes_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from data_contracts.series import Rejection, SeriesRecord
+
+_LOCK_TIMEOUT_S = 600
+
+
+class Workspace:
+    """Paths and tables of one workspace folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def create(self) -> Workspace:
+        """Make the folder; raises WorkspaceError where that cannot be."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / f".write-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise WorkspaceError(
+                f"the workspace cannot be written ({error.strerror})",
+                where=str(self.root),
+                todo="Choose another folder with --workspace, or mend its permissions or disk.",
+            ) from None
+        return self
+
+    def require(self) -> Workspace:
+        """This workspace, which must exist already; raises UsageError where it does not."""
+        if not self.root.is_dir():
+            raise UsageError(
+                "there is no workspace", where=str(self.root), todo="Run `noduleflow ingest` first, or name another."
+            )
+        return self
+
+    @property
+    def series_root(self) -> Path:
+        return self.root / "series"
+
+    @property
+    def series_table(self) -> Path:
+        return self.root / "series.parquet"
+
+    @property
+    def rejected_table(self) -> Path:
+        return self.root / "rejected.parquet"
+
+    @property
+    def nodule_table(self) -> Path:
+        return self.root / "nodules.parquet"
+
+    @property
+    def rejected_parts(self) -> Path:
+        return self.root / "rejected"
+
+    @property
+    def annotation_parts(self) -> Path:
+        return self.root / "annotations"
+
+    @property
+    def datasets_root(self) -> Path:
+        return self.root / "datasets"
+
+    @property
+    def features_root(self) -> Path:
+        return self.root / "features"
+
+    @property
+    def runs_root(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def reviews_root(self) -> Path:
+        return self.root / "reviews"
+
+    @property
+    def audit_file(self) -> Path:
+        return self.root / "audit.jsonl"
+
+    @property
+    def mlflow_database(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.root / "mlartifacts"
+
+    @property
+    def prefect_home(self) -> Path:
+        return self.root / "prefect"
+
+    @property
+    def scratch_root(self) -> Path:
+        return self.root / "scratch"
+
+    @property
+    def secret_file(self) -> Path:
+        return self.root / "secret.key"
+
+    def secret(self, given: str | None = None) -> bytes:
+        """Key of the keyed digests: the one given, or this workspace's own file (mode 600), made once."""
+        if given:
+            return given.encode()
+        with self.lock("secret"):
+            if not self.secret_file.exists():
+                with atomic_path(self.secret_file) as temporary:
+                    temporary.write_text(secrets.token_hex(32) + "\n")
+                    temporary.chmod(0o600)
+            self.secret_file.chmod(0o600)
+            return self.secret_file.read_text().strip().encode()
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a lock among processes of this machine; raises WorkspaceError after ten minutes."""
+        from filelock import FileLock, Timeout
+
+        folder = self.root / ".locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / f"{name}.lock", timeout=_LOCK_TIMEOUT_S):
+                yield
+        except Timeout:
+            raise WorkspaceError(
+                f"another run holds the lock {name!r}", where=str(folder), todo="Wait for it, or end it."
+            ) from None
+
+    def series_records(self) -> list[SeriesRecord]:
+        """Every accepted series, by series key; unfinished folders are passed over."""
+        from data_contracts.series import SeriesRecord
+
+        files = sorted(self.series_root.glob("[!.]*/series.json"))
+        return [SeriesRecord.read(file) for file in files]
+
+    def add_rejections(self, source_digest: str, rejections: Iterable[Rejection]) -> None:
+        """Keep the refusals of one ingest as a part of rejected.parquet; the newest part of a source replaces it."""
+        rows = "".join(rejection.model_dump_json() + "\n" for rejection in rejections)
+        write_bytes_atomic(self.rejected_parts / f"{source_digest}.jsonl", rows.encode())
+
+    def rebuild_series_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Write series.parquet and rejected.parquet whole from their parts, and return both."""
+        import pandas as pd
+
+        from data_contracts.series import REJECTED_TABLE, SERIES_TABLE, Rejection
+
+        with self.lock("tables"):
+            rows = [record.row() for record in self.series_records()]
+            series = pd.DataFrame(rows) if rows else SERIES_TABLE.empty()
+            SERIES_TABLE.write(self.series_table, series)
+            refused: dict[str, dict[str, object]] = {}
+            for part in sorted(self.rejected_parts.glob("*.jsonl")):
+                for line in part.read_text().splitlines():
+                    row = Rejection.from_json(line, where=part.name).row()
+                    refused[digest_of(row)] = row
+            rejected = pd.DataFrame(list(refused.values())) if refused else REJECTED_TABLE.empty()
+            REJECTED_TABLE.write(self.rejected_table, rejected)
+        return series, rejected
+
+    def rebuild_nodule_table(self) -> pd.DataFrame:
+        """Write nodules.parquet whole from the annotation parts, and return it."""
+        import pandas as pd
+
+        from data_contracts.nodules import NODULE_TABLE
+
+        with self.lock("tables"):
+            parts = [NODULE_TABLE.read(part) for part in sorted(self.annotation_parts.glob("*.parquet"))]
+            parts = [part for part in parts if len(part)]
+            table = pd.concat(parts, ignore_index=True) if parts else NODULE_TABLE.empty()
+            table = table.drop_duplicates(["nodule_id", "reader"], keep="last")
+            table = table.sort_values(["series_key", "nodule_id", "reader"], ignore_index=True)
+            NODULE_TABLE.write(self.nodule_table, table)
+        return table
+
+    def nodules(self) -> pd.DataFrame:
+        """nodules.parquet, or an empty table."""
+        from data_contracts.nodules import NODULE_TABLE
+
+        return NODULE_TABLE.read(self.nodule_table) if self.nodule_table.exists() else NODULE_TABLE.empty()
+
+    def dataset(self, dataset: str) -> Path:
+        """The folder of a dataset by its id, the beginning of it, or its name; "" is the only or newest one."""
+        finished = sorted(self.datasets_root.glob("*/dataset.json"), key=lambda file: file.stat().st_mtime)
+        if not dataset and finished:
+            return finished[-1].parent
+        matches = [file.parent for file in finished if dataset and file.parent.name.startswith(dataset)]
+        matches = matches or [file.parent for file in finished if dataset and _dataset_name(file) == dataset][-1:]
+        if len(matches) == 1:
+            return matches[0]
+        known = ", ".join(file.parent.name for file in finished) or "none"
+        what = f"no dataset {dataset!r}" if not matches else f"dataset {dataset!r} is ambiguous"
+        raise UsageError(what, where=str(self.datasets_root), todo=f"Known: {known}. `noduleflow prepare` makes one.")
+
+
+def _dataset_name(card_file: Path) -> str:
+    from data_contracts.patches import DatasetCard
+
+    try:
+        return DatasetCard.read(card_file).name
+    except ContractError:
+        return ""
