@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import datetime
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
 
 from data_contracts.model_card import ModelCard
 from data_contracts.records import Record
@@ -79,23 +82,74 @@ class StudyReview(Record):
     warnings: tuple[str, ...] = ()
 
 
-class FindingAnswer(Record):
-    """A reader's answer to one finding."""
+#: Fixed list of reasons a reader can give, by the answer they belong to; free text would carry identities.
+ANSWER_REASONS: dict[str, dict[str, str]] = {
+    "reject": {
+        "vessel": "Vessel or bronchus",
+        "scar": "Scar or atelectasis",
+        "pleura": "Pleural plaque or thickening",
+        "lymph_node": "Intrapulmonary lymph node",
+        "infection": "Infiltrate or inflammation",
+        "artifact": "Motion, noise or other artifact",
+        "duplicate": "Same nodule as another finding",
+        "outside_lung": "Not in the lung",
+    },
+    "correct": {
+        "size": "Diameter is wrong",
+        "position": "Position is off",
+        "probability": "Probability does not fit the image",
+    },
+    "any": {"technique": "Image quality does not allow an answer", "other": "Other"},
+}
 
-    finding_id: str
-    nodule_id: str
+
+class FindingAnswer(Record):
+    """A reader's answer to one finding; a correction says what is corrected.
+
+    comment_code: a code of ANSWER_REASONS that belongs to the answer (or to any), or "".
+    """
+
+    finding_id: str = Field(min_length=1, max_length=200)
+    nodule_id: str = Field(min_length=1, max_length=200)
     answer: Literal["accept", "reject", "correct"]
     malignant: bool | None = None
-    diameter_mm: float | None = None
+    diameter_mm: float | None = Field(None, gt=0, le=300)
     comment_code: str = ""
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        known = {**ANSWER_REASONS["any"], **ANSWER_REASONS.get(self.answer, {})}
+        if self.comment_code and self.comment_code not in known:
+            raise ValueError(f"reason code does not belong to the answer {self.answer!r}")
+        if self.answer != "correct" and self.diameter_mm is not None:
+            raise ValueError("a diameter is given only with the answer 'correct'")
+        if self.answer == "reject" and self.malignant is not None:
+            raise ValueError("a rejected finding is neither malignant nor benign")
+        if self.answer == "correct" and self.malignant is None and self.diameter_mm is None and not self.comment_code:
+            raise ValueError("a correction says what is corrected: malignant, diameter or reason")
+        return self
 
 
 class ReaderFeedback(Record):
-    """feedback.json: the answers of one reader to one report."""
+    """feedback.json: the answers of one reader to one report; at most one answer a finding."""
 
     study_key: str
     model_version: str
-    reader: str
+    reader: str = Field(min_length=1, max_length=64)
     time_utc: str
     model_visible_first: bool
-    answers: tuple[FindingAnswer, ...]
+    answers: tuple[FindingAnswer, ...] = Field(min_length=1)
+
+    @field_validator("time_utc")
+    @classmethod
+    def _is_a_time(cls, value: str) -> str:
+        if datetime.fromisoformat(value).tzinfo is None:
+            raise ValueError("time_utc needs its time zone, as in 2026-11-21T08:30:00Z")
+        return value
+
+    @model_validator(mode="after")
+    def _answers_once(self) -> Self:
+        ids = [answer.finding_id for answer in self.answers]
+        if len(set(ids)) < len(ids):
+            raise ValueError("a finding is answered twice")
+        return self

@@ -1,0 +1,164 @@
+"""Key images of a nodule as PNG: planes through its centre in radiological convention, with marks and scale."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from data_contracts.model_card import LUNG_WINDOW, MEDIASTINAL_WINDOW, Window
+from data_contracts.params import ReviewParams
+from data_contracts.volume import CTVolume
+from pipeline.review.planes import PLANE_LETTERS, sample_plane
+
+#: Side of a key image; drawn at OVERSAMPLING times that and reduced, so that marks have smooth edges.
+KEY_IMAGE_PX = 360
+OVERSAMPLING = 2
+
+_MARK = (255, 193, 61)
+_TEXT = (236, 240, 244)
+_HALO = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class KeyView:
+    """A kind of key image: its plane, its window and its caption."""
+
+    plane: str
+    window: Window
+    caption: str
+
+
+#: Every key image of a finding, in the order of the page.
+KEY_VIEWS: dict[str, KeyView] = {
+    "axial-lung": KeyView("axial", LUNG_WINDOW, "Axial, lung window"),
+    "coronal-lung": KeyView("coronal", LUNG_WINDOW, "Coronal, lung window"),
+    "sagittal-lung": KeyView("sagittal", LUNG_WINDOW, "Sagittal, lung window"),
+    "axial-mediastinal": KeyView("axial", MEDIASTINAL_WINDOW, "Axial, mediastinal window"),
+    "overview": KeyView("axial", LUNG_WINDOW, "Whole slice, lung window"),
+}
+
+
+def key_image_name(finding_id: str, view: str) -> str:
+    """File name of a key image; the report finds its caption again from the end of the name."""
+    return f"key-{finding_id}-{view}.png"
+
+
+def view_of(file_name: str) -> str | None:
+    """The view (a key of KEY_VIEWS) that a file name was made for."""
+    return next((view for view in KEY_VIEWS if file_name.endswith(f"-{view}.png")), None)
+
+
+def render_key_images(
+    volume: CTVolume,
+    center_lps_mm: tuple[float, float, float],
+    diameter_mm: float,
+    params: ReviewParams | None = None,
+) -> dict[str, bytes]:
+    """PNG of every view of KEY_VIEWS, each KEY_IMAGE_PX a side, RGB.
+
+    The planes lie along the patient's axes whatever the affine of the volume. Close-ups show
+    `params.key_image_size_mm`, more where the nodule would not fit with its surroundings.
+    """
+    params = params or ReviewParams()  # type: ignore[call-arg]
+    close_up_mm = max(params.key_image_size_mm, 2 * diameter_mm)
+    overview_center, overview_mm = _whole_slice(volume, center_lps_mm)
+    slice_number = int(round(float(volume.to_kji(np.array(center_lps_mm))[0]))) + 1
+    images = {}
+    for name, view in KEY_VIEWS.items():
+        is_overview = name == "overview"
+        center = overview_center if is_overview else center_lps_mm
+        size_mm = overview_mm if is_overview else close_up_mm
+        n_px = KEY_IMAGE_PX * OVERSAMPLING
+        hu = sample_plane(volume, center, view.plane, size_mm=(size_mm, size_mm), shape_px=(n_px, n_px))
+        image = Image.fromarray(to_grey(hu, view.window)).convert("RGB")
+        pen = _Pen(image, size_mm)
+        mark_px = pen.to_px(center_lps_mm[0] - center[0], center_lps_mm[1] - center[1])
+        pen.mark(mark_px if is_overview else (n_px / 2, n_px / 2), diameter_mm / 2, ring=is_overview)
+        pen.letters(PLANE_LETTERS[view.plane])
+        where = f"slice {slice_number}/{volume.shape_kji[0]}" if view.plane == "axial" else view.plane
+        pen.note(f"{where}   W {view.window.width_hu:.0f} L {view.window.center_hu:.0f}")
+        pen.scale_bar(50 if is_overview else 10 if size_mm <= 80 else 20)
+        images[name] = _png(image)
+    return images
+
+
+def to_grey(hu: NDArray[np.float32], window: Window) -> NDArray[np.uint8]:
+    """HU through a window to 0..255."""
+    low = window.center_hu - window.width_hu / 2
+    return np.asarray(np.clip((hu - low) / window.width_hu * 255 + 0.5, 0, 255), dtype=np.uint8)
+
+
+def _whole_slice(
+    volume: CTVolume, center_lps_mm: tuple[float, float, float]
+) -> tuple[tuple[float, float, float], float]:
+    """Centre and side in mm of the square that holds the volume's whole axial extent at the nodule's height."""
+    last = np.array(volume.shape_kji) - 1
+    corners = np.array([[k, j, i] for k in (0, last[0]) for j in (0, last[1]) for i in (0, last[2])])
+    lps_mm = volume.to_lps_mm(corners)[:, :2]
+    low, high = lps_mm.min(axis=0), lps_mm.max(axis=0)
+    middle = (low + high) / 2
+    return (float(middle[0]), float(middle[1]), center_lps_mm[2]), float((high - low).max())
+
+
+class _Pen:
+    """Draws marks on an oversampled image; sizes in mm or in pixels of the final image."""
+
+    def __init__(self, image: Image.Image, size_mm: float) -> None:
+        self.draw = ImageDraw.Draw(image)
+        self.n_px = image.width
+        self.px_per_mm = image.width / size_mm
+
+    def to_px(self, across_mm: float, down_mm: float) -> tuple[float, float]:
+        """Pixel of a point given from the middle of the field."""
+        return self.n_px / 2 + across_mm * self.px_per_mm, self.n_px / 2 + down_mm * self.px_per_mm
+
+    def mark(self, at_px: tuple[float, float], radius_mm: float, *, ring: bool) -> None:
+        """A crosshair open in the middle, so that neither the nodule nor its margin is covered; or a ring."""
+        x, y = at_px
+        gap = radius_mm * self.px_per_mm + (6 if ring else 16) * OVERSAMPLING
+        arm = 14 * OVERSAMPLING
+        width = max(1, round(1.5 * OVERSAMPLING))
+        if ring:
+            self.draw.ellipse((x - gap, y - gap, x + gap, y + gap), outline=_MARK, width=width)
+            return
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            start = (x + dx * gap, y + dy * gap)
+            self.draw.line((*start, x + dx * (gap + arm), y + dy * (gap + arm)), fill=_MARK, width=width)
+
+    def letters(self, letters: tuple[str, str, str, str]) -> None:
+        """Directions in the patient at the left, right, top and bottom rim."""
+        edge, middle = 12 * OVERSAMPLING, self.n_px / 2
+        places = ((edge, middle), (self.n_px - edge, middle), (middle, edge), (middle, self.n_px - edge))
+        for letter, place in zip(letters, places, strict=True):
+            self._text(place, letter, size=15, anchor="mm")
+
+    def note(self, text: str) -> None:
+        """What is shown, in the upper left corner."""
+        self._text((7 * OVERSAMPLING, 6 * OVERSAMPLING), text, size=12, anchor="la")
+
+    def scale_bar(self, length_mm: int) -> None:
+        """A bar with its length in the lower right corner."""
+        right, y = self.n_px - 10 * OVERSAMPLING, self.n_px - 12 * OVERSAMPLING
+        left, tick = right - length_mm * self.px_per_mm, 4 * OVERSAMPLING
+        for colour, width in ((_HALO, 4), (_TEXT, 2)):
+            wide = width * OVERSAMPLING
+            for line in ((left, y, right, y), (left, y - tick, left, y + tick), (right, y - tick, right, y + tick)):
+                self.draw.line(line, fill=colour, width=wide if line[1] == line[3] else wide // 2)
+        self._text(((left + right) / 2, y - 7 * OVERSAMPLING), f"{length_mm} mm", size=12, anchor="mb")
+
+    def _text(self, at_px: tuple[float, float], text: str, *, size: int, anchor: str) -> None:
+        font = ImageFont.load_default(size * OVERSAMPLING)
+        self.draw.text(
+            at_px, text, font=font, fill=_TEXT, anchor=anchor, stroke_width=2 * OVERSAMPLING, stroke_fill=_HALO
+        )
+
+
+def _png(image: Image.Image) -> bytes:
+    reduced = image.resize((KEY_IMAGE_PX, KEY_IMAGE_PX), Image.Resampling.BOX)
+    buffer = io.BytesIO()
+    reduced.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
