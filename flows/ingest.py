@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,21 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, model_serializer
 
-from data_contracts.errors import NothingUsableError, UsageError
+from data_contracts.errors import NothingUsableError
+from data_contracts.nodules import NODULE_TABLE, NoduleAnnotation
 from data_contracts.params import IngestParams
 from data_contracts.records import digest_of
 from data_contracts.series import Rejection, SeriesRecord
 from flows.engine import step
 from flows.progress import say, stage
+from flows.settings import configured_secret
+from flows.sources import PrivatePaths
 from flows.workspace import Workspace
 from pipeline.intake.annotate import match_annotations
 from pipeline.intake.annotations import read_annotations
 from pipeline.intake.deidentify import Pseudonymizer
 from pipeline.intake.discover import Discovery, RawSeries, discover
 from pipeline.intake.ingest_series import ingest_series
-
-
-class PrivatePaths(BaseModel):
-    """Paths as a flow's parameter: a path may hold a patient's name, so Prefect's database sees only their number."""
-
-    paths: tuple[Path, ...]
-
-    @model_serializer
-    def hide(self) -> dict[str, int]:
-        return {"n_paths": len(self.paths)}
 
 
 class PrivateSeries(BaseModel):
@@ -64,27 +58,13 @@ def rebuild_tables(workspace: Workspace, source_key: str, rejections: list[Rejec
     workspace.rebuild_series_tables()
 
 
-def existing_sources(sources: tuple[Path, ...]) -> PrivatePaths:
-    """The sources, each of which must exist; raises UsageError naming the argument, not the path's content."""
-    for number, source in enumerate(sources, start=1):
-        if not source.exists():
-            raise UsageError(
-                f"SOURCE {number} does not exist", where=str(source), todo="Name a folder, a file or an archive."
-            )
-        if source.is_dir() and not any(source.iterdir()):
-            raise UsageError(f"SOURCE {number} is an empty folder", where=str(source), todo="Name one with DICOM files.")
-        if not os.access(source, os.R_OK):
-            raise UsageError(f"SOURCE {number} cannot be read", where=str(source), todo="Mend its permissions.")
-    return PrivatePaths(paths=sources)
-
-
 @flow(name="ingest", task_runner=ThreadPoolTaskRunner(max_workers=max(2, os.cpu_count() or 2)), log_prints=False)
 def ingest_flow(
-    workspace_root: str, sources: PrivatePaths, site: str, params: IngestParams, keep_identity: bool, secret: str = ""
+    workspace_root: str, sources: PrivatePaths, site: str, params: IngestParams, keep_identity: bool
 ) -> dict[str, Any]:
     """Every series of every source, one task a series; safe to run again, and beside another run."""
     workspace = Workspace(Path(workspace_root)).create()
-    pseudonymizer = Pseudonymizer(workspace.secret(secret or None), keep_identity)
+    pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep_identity)
     known = {record.series_key for record in workspace.series_records()}
     accepted: dict[str, SeriesRecord] = {}
     rejected: list[Rejection] = []
@@ -136,9 +116,6 @@ def _line(item: SeriesRecord | Rejection) -> str:
 
 
 def _summary(accepted: dict[str, SeriesRecord], known: set[str], rejected: list[Rejection]) -> dict[str, Any]:
-    refused: dict[str, int] = {}
-    for item in rejected:
-        refused[item.reason.value] = refused.get(item.reason.value, 0) + 1
     new = sorted(set(accepted) - known)
     if accepted and not new:
         say("ingest: every series was there already; nothing to do")
@@ -147,57 +124,63 @@ def _summary(accepted: dict[str, SeriesRecord], known: set[str], rejected: list[
         "new": len(new),
         "already_there": len(accepted) - len(new),
         "n_refused": len(rejected),
-        "refused": dict(sorted(refused.items())),
+        "refused": _count_reasons(rejected),
         "series_keys": sorted(accepted),
         "study_keys": sorted({record.study_key for record in accepted.values()}),
     }
 
 
-@step("match-annotations")
-def match_file(
-    workspace: Workspace, source: PrivatePaths, file_format: str, pseudonymizer: Pseudonymizer
-) -> tuple[str, int, list[Rejection]]:
-    """Read one annotation file, match it, and keep the matched rows as a part; returns the part's name."""
-    from data_contracts.nodules import NODULE_TABLE
+@step("read-annotations")
+def read_marks(source: PrivatePaths, file_format: str) -> list[NoduleAnnotation]:
+    return read_annotations(source.paths[0], file_format)
 
-    path = source.paths[0]
-    annotations = read_annotations(path, file_format)
-    table, refused = match_annotations(annotations, workspace.series_records(), pseudonymizer)
-    name = digest_of([pseudonymizer.uid_key(str(path.resolve())), file_format])
+
+@step("match-annotations")
+def match_marks(
+    workspace: Workspace, part: str, marks: list[NoduleAnnotation], pseudonymizer: Pseudonymizer
+) -> tuple[int, list[Rejection]]:
+    """Match marks to the series of the workspace and keep them as a part of nodules.parquet."""
+    table, refused = match_annotations(marks, workspace.series_records(), pseudonymizer)
     if len(table):
-        NODULE_TABLE.write(workspace.annotation_parts / f"{name}.parquet", table)
-    return name, len(table), refused
+        NODULE_TABLE.write(workspace.annotation_parts / f"{part}.parquet", table)
+    workspace.add_rejections(f"annotation-{part}", refused)
+    return len(table), refused
 
 
 @flow(name="annotate", log_prints=False)
 def annotate_flow(
-    workspace_root: str, files: PrivatePaths, file_format: str, keep_identity: bool, secret: str = ""
+    workspace_root: str, files: PrivatePaths, file_format: str, keep_identity: bool
 ) -> dict[str, Any]:
-    """Annotation files into nodules.parquet; what does not match is in rejected.parquet."""
+    """Annotation files into nodules.parquet; what does not match is in rejected.parquet.
+
+    Files are matched together: some formats spread one nodule over a file a slice.
+    """
     workspace = Workspace(Path(workspace_root)).require()
-    pseudonymizer = Pseudonymizer(workspace.secret(secret or None), keep_identity)
-    rows, refused_all = 0, 0
-    reasons: dict[str, int] = {}
+    pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep_identity)
+    marks: list[NoduleAnnotation] = []
     with stage("annotate", len(files.paths)) as progress:
         for file in files.paths:
-            name, matched, refused = match_file(workspace, PrivatePaths(paths=(file,)), file_format, pseudonymizer)
-            workspace.add_rejections(f"annotation-{name}", refused)
-            for item in refused:
-                reasons[item.reason.value] = reasons.get(item.reason.value, 0) + 1
-            rows += matched
-            refused_all += len(refused)
-            progress.advance(f"{matched} marks matched, {len(refused)} refused")
+            found = read_marks(PrivatePaths(paths=(file,)), file_format)
+            marks += found
+            progress.advance(f"{len(found)} marks")
+    part = digest_of([file_format, *sorted(pseudonymizer.uid_key(str(path.resolve())) for path in files.paths)])
+    rows, refused = match_marks(workspace, part, marks, pseudonymizer)
     workspace.rebuild_series_tables()
     table = workspace.rebuild_nodule_table()
+    reasons = _count_reasons(refused)
     if rows == 0:
         raise NothingUsableError(
             "no annotation matches a series of the workspace",
-            where=", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items())),
+            where=", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "the files hold no nodule",
             todo="Ingest the series first; rejected.parquet lists each mark with its reason.",
         )
     return {
         "marks": rows,
         "nodules": int(table["nodule_id"].nunique()),
-        "n_refused": refused_all,
-        "refused": dict(sorted(reasons.items())),
+        "n_refused": len(refused),
+        "refused": reasons,
     }
+
+
+def _count_reasons(refused: list[Rejection]) -> dict[str, int]:
+    return dict(sorted(Counter(item.reason.value for item in refused).items()))

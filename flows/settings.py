@@ -52,6 +52,12 @@ def apply_environment(settings: Settings, *, debug: bool = False) -> None:
         os.environ.pop("PREFECT_PROFILE", None)
 
 
+def configured_secret() -> str | None:
+    """The key of the keyed digests, where the installation sets one; never a parameter of a flow."""
+    secret = Settings().secret
+    return secret.get_secret_value() if secret is not None else None
+
+
 def actor_name(settings: Settings) -> str:
     """The name that the audit writes: the setting, or the user of the system."""
     import getpass

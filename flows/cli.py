@@ -1,0 +1,155 @@
+"""The command: parse, call one flow, print one record. Heavy imports happen inside the command that needs them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data_contracts.errors import NoduleflowError
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+    from flows.workspace import Workspace
+
+app = typer.Typer(
+    name="noduleflow",
+    help="DICOM CT studies in, an evaluated and registered nodule classifier and review reports out.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@dataclass
+class Session:
+    """What every command shares: where the workspace is and how to answer."""
+
+    workspace_path: Path | None = None
+    as_json: bool = False
+    debug: bool = False
+
+    def settings(self) -> Settings:
+        """Settings of the environment and the command line, applied before Prefect and MLflow are imported."""
+        from pydantic import ValidationError
+
+        from data_contracts.errors import UsageError
+        from flows.settings import Settings, apply_environment
+
+        try:
+            settings = Settings()
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            name = "NODULEFLOW_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise UsageError(f"setting {name}: {first['msg']}") from None
+        if self.workspace_path is not None:
+            settings = settings.model_copy(update={"workspace": self.workspace_path})
+        apply_environment(settings, debug=self.debug)
+        return settings
+
+    def open(self) -> tuple[Settings, Workspace]:
+        """Settings and workspace."""
+        from flows.workspace import Workspace
+
+        settings = self.settings()
+        return settings, Workspace(settings.workspace)
+
+    @contextmanager
+    def engine(self) -> Iterator[tuple[Settings, Workspace]]:
+        """Settings and workspace, with a Prefect server behind them."""
+        settings, workspace = self.open()
+        workspace.create()
+        from flows.engine import engine
+
+        with engine(workspace):
+            yield settings, workspace
+
+    def emit(self, record: dict[str, Any], text: str) -> None:
+        """The command's answer on standard output: one JSON record, or text for a person."""
+        print(json.dumps(record, indent=2, default=str) if self.as_json else text)
+
+
+session = Session()
+
+
+@app.callback()
+def _options(
+    workspace: Annotated[
+        Path | None, typer.Option(help="Folder of everything a site produces (NODULEFLOW_WORKSPACE).", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON record.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        print(f"noduleflow {installed('noduleflow')}")
+        raise typer.Exit
+    session.workspace_path = workspace
+    session.as_json = as_json
+    session.debug = debug
+
+
+def _register() -> None:
+    """Importing a room of commands registers them; none of them imports anything heavy at its top."""
+    from flows.commands import data, model, operation, review
+
+    assert all((data, model, operation, review))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run the command and turn every error into one line and an exit status."""
+    _register()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # These two are understood anywhere on the line, as most commands people know do it.
+    flags = [flag for flag in ("--json", "--debug") if flag in given]
+    rest = [word for word in given if word not in flags]
+    session.as_json, session.debug = "--json" in flags, "--debug" in flags
+    try:
+        status = app(args=[*flags, *rest], prog_name="noduleflow", standalone_mode=False) or 0
+    except NoduleflowError as error:
+        status = _fail(error.line(), error.exit_status)
+    except KeyboardInterrupt:
+        status = _fail("interrupted; run the same command again to go on", 130)
+    except Exception as error:
+        status = _foreign(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _foreign(error: Exception) -> int:
+    """The exit status of an error that is not ours, after saying it in one line."""
+    show = getattr(error, "format_message", None)
+    if show is not None:  # the command line parser's own errors
+        context = getattr(error, "ctx", None)
+        hint = f" Try '{context.command_path} --help'." if context is not None else ""
+        return _fail(f"{show()}{hint}", int(getattr(error, "exit_code", 2)))
+    if type(error).__name__ == "Abort":
+        return _fail("interrupted", 130)
+    if session.debug:
+        traceback.print_exc()
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
+    return _fail(
+        f"unexpected {type(error).__name__}{reason} at {Path(place.filename).name}:{place.lineno}."
+        " Run again with --debug for the traceback.",
+        1,
+    )
+
+
+def _fail(line: str, status: int) -> int:
+    if session.debug:
+        engine = sys.modules.get("flows.engine")
+        print("".join(getattr(engine, "last_traceback", [])), file=sys.stderr)
+    print(f"noduleflow: {line}", file=sys.stderr)
+    if session.as_json:
+        print(json.dumps({"error": line, "exit_status": status}))
+    return status

@@ -1,0 +1,118 @@
+"""train, evaluate, compare, promote, rollback, audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli import app, session
+from flows.commands.data import SetOption
+
+
+@app.command()
+def train(
+    preset: Annotated[str, typer.Option(help="Name of a preset, or a TOML file.")],
+    dataset: Annotated[str, typer.Option(help="Dataset id or name; the newest by default.")] = "",
+    weights: Annotated[str, typer.Option(help="auto, none, or a local file; overrides the preset.")] = "",
+    settings_: SetOption = None,
+) -> None:
+    """Fit, evaluate, log to MLflow and register as challenger."""
+    from flows.presets import assignments, train_params
+
+    overrides = assignments(settings_)
+    if weights:
+        overrides["weights"] = weights
+    params = train_params(preset, overrides)
+    session.open()[1].require()
+    with session.engine() as (settings, workspace):
+        from flows.summary import figures_text
+        from flows.training import train_flow
+
+        folder = workspace.dataset(dataset)
+        record = train_flow(str(workspace.root), folder.name, params, settings.model_name)
+        text = figures_text(workspace, record["run_id"])
+    session.emit(record, f"{text}\nrun {record['run_id']} is version {record['version']}, now challenger")
+
+
+@app.command()
+def evaluate(
+    version: Annotated[str, typer.Argument(help="Version number, or an alias such as champion.")],
+    dataset: Annotated[str, typer.Option(help="Another dataset; its own held-out split by default.")] = "",
+) -> None:
+    """Figures of a registered version on held-out patients."""
+    session.open()[1].require()
+    with session.engine() as (settings, workspace):
+        from flows.evaluation import evaluate_flow
+        from flows.summary import figures_text
+
+        record = evaluate_flow(str(workspace.root), version, dataset, settings.model_name)
+        text = figures_text(workspace, record["run_id"])
+    session.emit(record, text)
+
+
+@app.command()
+def compare(
+    version_a: Annotated[str, typer.Argument(metavar="A", help="Version or alias.")],
+    version_b: Annotated[str, typer.Argument(metavar="B", help="Version or alias.")],
+) -> None:
+    """Compare two versions on the same held-out nodules."""
+    settings, workspace = session.open()
+    workspace.require()
+    from flows.evaluation import compare_versions
+
+    record = compare_versions(workspace, settings.model_name, version_a, version_b)
+    difference, low, high = record["auc_difference"], record["low"], record["high"]
+    session.emit(
+        record,
+        f"AUC of {version_a}: {record['auc_a']:.3f}, of {version_b}: {record['auc_b']:.3f}; difference "
+        f"{difference:+.3f} [{low:+.3f} to {high:+.3f}] on {record['n']} nodules (paired DeLong, p = {record['p']:.3f})",
+    )
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="Version number, or challenger.")],
+    expect: Annotated[str, typer.Option(help="The champion as you last saw it; none where there is none.")],
+    policy: Annotated[Path | None, typer.Option(help="TOML file with the gates' bounds.")] = None,
+) -> None:
+    """Make a version champion, if every gate holds."""
+    settings, workspace = session.open()
+    workspace.require()
+    from flows.promotion import promote as promote_version
+    from flows.promotion import read_policy
+
+    decision = promote_version(workspace, settings, version, expect=expect, policy=read_policy(policy))
+    gates = "\n".join(f"  held: {gate.gate}: {gate.detail}" for gate in decision.gates)
+    session.emit(decision.model_dump(mode="json"), f"version {decision.version} is champion\n{gates}".rstrip())
+
+
+@app.command()
+def rollback() -> None:
+    """Make the previous champion champion again."""
+    settings, workspace = session.open()
+    workspace.require()
+    from flows.promotion import rollback as roll_back
+
+    record = roll_back(workspace, settings)
+    session.emit(record, f"version {record['champion']} is champion again, {record['previous_champion']} stepped down")
+
+
+@app.command()
+def audit(
+    verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain; status 1 where it is broken.")] = False,
+) -> None:
+    """Show or verify the record of promotions, rollbacks and refusals."""
+    from data_contracts.errors import ContractError
+    from flows.audit import read_audit, verify_audit
+
+    _, workspace = session.open()
+    workspace.require()
+    records = read_audit(workspace)
+    if verify and (faults := verify_audit(workspace)):
+        raise ContractError("the audit is broken: " + "; ".join(faults), where=str(workspace.audit_file))
+    lines = [f"{r.sequence:4d}  {r.time_utc}  {r.action:<16} {r.subject:<6} {r.actor}" for r in records]
+    end = f"the chain of {len(records)} records holds" if verify else f"{len(records)} records"
+    body = {"records": [record.model_dump(mode="json") for record in records], "verified": verify}
+    session.emit(body, "\n".join([*lines, end]))
