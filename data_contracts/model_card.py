@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from data_contracts.patches import PatchKind
 from data_contracts.records import Record
 
@@ -27,6 +29,7 @@ class InputSpec(Record):
     windows: three HU windows that become the three channels of each plane (HU patches only).
     input_size_px: planes are resized to this many pixels a side.
     mean, std: per channel, after scaling to 0..1 (torchvision's ImageNet constants by default).
+    views: how many of the eight flips and quarter turns a prediction is the mean of.
     """
 
     kind: PatchKind
@@ -37,6 +40,7 @@ class InputSpec(Record):
     windows: tuple[Window, ...] = (LUNG_WINDOW, MEDIASTINAL_WINDOW, BONE_WINDOW)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    views: int = Field(1, ge=1, le=8)
 
 
 class Calibration(Record):

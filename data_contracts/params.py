@@ -97,7 +97,14 @@ class TrainParams(Params):
     """Fitting a head, or a head and the last stages, on one dataset.
 
     unfreeze: how many of the last stages of the backbone learn; 0 is a probe on frozen features.
-    aux_weight: weight of the soft-label term (readers' mean) beside the hard label.
+    soft_label_weight: share of the readers' mean in the target, beside the hard label; where there is
+        no hard label the readers' mean is the whole target, unless this is 0.
+    auxiliary_weight: weight of the auxiliary outputs (readers' other ratings, log-diameter) beside the class.
+    batchnorm: "frozen" keeps the statistics of the weights, "adaptive" goes on learning them.
+    augmentations: variants of each patch, the first of which is the patch itself; without a frozen stage
+        every epoch draws a new one.
+    views: flips and quarter turns that a prediction is the mean of.
+    common_spacing_mm: grid to which crops of differing pixel spacing are resampled; 0 leaves them.
     """
 
     preset: str = ""
@@ -117,7 +124,11 @@ class TrainParams(Params):
     dropout: float = Field(0.5, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     soft_label_weight: float = Field(0.0, ge=0, le=1)
+    auxiliary_weight: float = Field(0.0, ge=0)
+    batchnorm: Literal["frozen", "adaptive"] = "frozen"
     augmentations: int = Field(4, ge=1)
+    views: int = Field(1, ge=1, le=8)
+    common_spacing_mm: float = Field(0.0, ge=0)
     source_site: str = ""
     target_site: str = ""
     adaptation: Literal["none", "dann"] = "none"

@@ -1,0 +1,141 @@
+"""From a stored patch to the images that a two-dimensional backbone sees.
+
+HU planes become three windows (lung, mediastinal, bone) as the three channels; grey planes keep
+their slices or colours as channels, or are replicated. Every operation is traced by torch.export.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from data_contracts.errors import UsageError
+from data_contracts.model_card import InputSpec
+from data_contracts.params import TrainParams
+from data_contracts.patches import DatasetCard
+
+CHANNELS = 3
+
+
+def input_spec(card: DatasetCard, params: TrainParams) -> InputSpec:
+    """What a network trained on the dataset `card` with `params` expects."""
+    return InputSpec(
+        kind=card.kind,
+        patch_shape=card.patch_shape,
+        value_unit=card.value_unit,
+        spacing_mm=card.spacing_mm or params.common_spacing_mm or None,
+        views=params.views,
+        input_size_px=params.input_size_px,
+    )
+
+
+def plane_count(spec: InputSpec) -> int:
+    """How many images one patch gives; raises UsageError for a shape the kind cannot have."""
+    shape = spec.patch_shape
+    if spec.kind == "2d" and (len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, CHANNELS))):
+        return shape[0] if len(shape) == 3 and spec.value_unit == "HU" else 1
+    if spec.kind == "2.5d" and len(shape) == 3:
+        return shape[0]
+    if spec.kind == "3d" and len(shape) == 3:
+        return 3
+    raise UsageError(
+        f"a {spec.kind} patch of shape {tuple(shape)} cannot become images",
+        todo="2d is (H, W), (1, H, W) or (3, H, W), 2.5d (P, H, W), 3d (D, H, W).",
+    )
+
+
+def to_images(patches: NDArray[np.generic] | Tensor, spec: InputSpec) -> Tensor:
+    """Normalised images, float32 (N, P, 3, S, S), of patches (N, *patch_shape).
+
+    3d patches give their central axial, coronal and sagittal planes; S is `spec.input_size_px`.
+
+    Raises
+    ------
+    UsageError: patches of another shape than the specification's.
+    """
+    values = _as_tensor(patches)
+    if tuple(values.shape[1:]) != tuple(spec.patch_shape):
+        raise UsageError(
+            f"patches of shape {tuple(values.shape[1:])}, the network expects {tuple(spec.patch_shape)}",
+            todo="Prepare the patches with the parameters the network was trained with.",
+        )
+    plane_count(spec)
+    images = _hu_images(values, spec) if spec.value_unit == "HU" else _grey_images(values, spec)
+    mean = torch.tensor(spec.mean, dtype=torch.float32).view(1, 1, CHANNELS, 1, 1)
+    std = torch.tensor(spec.std, dtype=torch.float32).view(1, 1, CHANNELS, 1, 1)
+    return (images - mean) / std
+
+
+def _as_tensor(patches: NDArray[np.generic] | Tensor) -> Tensor:
+    if isinstance(patches, Tensor):
+        return patches.to(torch.float32)
+    return torch.from_numpy(np.ascontiguousarray(patches)).to(torch.float32)
+
+
+def _planes(values: Tensor, spec: InputSpec) -> list[Tensor]:
+    """The planes of the patches, each (N, H, W)."""
+    if spec.kind == "3d":
+        depth, height, width = spec.patch_shape
+        return [values[:, depth // 2], values[:, :, height // 2], values[:, :, :, width // 2]]
+    if values.ndim == 3:
+        return [values]
+    return [values[:, plane] for plane in range(values.shape[1])]
+
+
+def _hu_images(values: Tensor, spec: InputSpec) -> Tensor:
+    # Resizing comes before the windows: it is linear in HU, a window is not.
+    planes = torch.stack([_resize(plane[:, None], spec.input_size_px)[:, 0] for plane in _planes(values, spec)], dim=1)
+    channels = [
+        ((planes - (window.center_hu - window.width_hu / 2)) / window.width_hu).clamp(0, 1) for window in spec.windows
+    ]
+    return torch.stack(channels, dim=2)
+
+
+def _grey_images(values: Tensor, spec: InputSpec) -> Tensor:
+    scaled = values / 255
+    if spec.kind == "2d" and len(spec.patch_shape) == 3 and spec.patch_shape[0] == CHANNELS:
+        return _resize(scaled, spec.input_size_px)[:, None]
+    planes = torch.stack([_resize(plane[:, None], spec.input_size_px) for plane in _planes(scaled, spec)], dim=1)
+    return planes.expand(-1, -1, CHANNELS, -1, -1)
+
+
+def _resize(images: Tensor, size_px: int) -> Tensor:
+    """Bilinear, with an anti-aliasing filter where it shrinks; (N, C, H, W) -> (N, C, size, size)."""
+    height, width = images.shape[-2:]
+    if (height, width) == (size_px, size_px):
+        return images
+    shrinks = height > size_px or width > size_px
+    return functional.interpolate(
+        images, size=(size_px, size_px), mode="bilinear", align_corners=False, antialias=shrinks
+    )
+
+
+def to_common_spacing(
+    patches: NDArray[np.generic], spacing_mm: NDArray[np.floating], target_mm: float, *, batch_size: int = 256
+) -> NDArray[np.generic]:
+    """Patches (N, C, H, W) of different pixel spacings on one in-plane grid, same shape and dtype.
+
+    Crops cut at native resolution show a nodule of the same size in mm with different numbers of
+    pixels; on a common grid the image itself says how large the nodule is. The centre stays; what
+    lies outside a crop repeats its border. Patches whose spacing is NaN are left as they are.
+    """
+    out = np.array(patches)
+    known = np.flatnonzero(np.isfinite(spacing_mm))
+    low, high = (np.iinfo(out.dtype).min, np.iinfo(out.dtype).max) if out.dtype.kind in "iu" else (-np.inf, np.inf)
+    for start in range(0, len(known), batch_size):
+        rows = known[start : start + batch_size]
+        scale = torch.from_numpy(target_mm / np.asarray(spacing_mm, dtype=np.float64)[rows]).to(torch.float32)
+        theta = torch.zeros(len(rows), 2, 3)
+        theta[:, 0, 0] = scale
+        theta[:, 1, 1] = scale
+        values = torch.from_numpy(np.ascontiguousarray(out[rows])).to(torch.float32)
+        grid = functional.affine_grid(theta, list(values.shape), align_corners=False)
+        warped = functional.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        result = warped.numpy()
+        if out.dtype.kind in "iu":
+            result = np.rint(result).clip(low, high)
+        out[rows] = result.astype(out.dtype)
+    return out

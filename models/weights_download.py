@@ -1,0 +1,74 @@
+"""torchvision's published weights as a local file: torch hub's cache, or one download that gives up soon."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+
+from data_contracts.errors import WeightsDigestError, WeightsError
+from data_contracts.records import atomic_path
+
+#: Seconds to the first byte; a firewall that drops packets must not hold a run for minutes.
+CONNECT_TIMEOUT_S = 6.0
+_CHUNK_BYTES = 1 << 20
+
+
+def torchvision_file(name: str) -> tuple[str, Path]:
+    """(torchvision's name of the weights, local file) of a backbone's default ImageNet weights.
+
+    Raises
+    ------
+    WeightsError: not cached and not to be had, with the three ways to supply them.
+    """
+    from torchvision import models
+
+    choices = models.get_model_weights(name)
+    entry = choices["IMAGENET1K_V2"] if "IMAGENET1K_V2" in choices.__members__ else choices["DEFAULT"]
+    url = str(entry.url)
+    file_name = Path(urlparse(url).path).name
+    path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    if not path.is_file():
+        _download(url, path, name)
+    return f"torchvision {type(entry).__name__}.{entry.name}", path
+
+
+def _download(url: str, path: Path, backbone: str) -> None:
+    outcome: list[object] = []
+
+    def connect() -> None:
+        try:
+            outcome.append(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))  # noqa: S310 (torchvision's https)
+        except Exception as error:
+            outcome.append(error)
+
+    # A name server that does not answer ignores the socket's timeout, so the wait has its own.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(CONNECT_TIMEOUT_S)
+    stream = outcome[0] if outcome else TimeoutError()
+    if isinstance(stream, BaseException):
+        raise _unavailable(backbone, type(stream).__name__)
+    digest = hashlib.sha256()
+    try:
+        with stream, atomic_path(path) as temporary, temporary.open("wb") as file:  # type: ignore[attr-defined]
+            while chunk := stream.read(_CHUNK_BYTES):  # type: ignore[attr-defined]
+                digest.update(chunk)
+                file.write(chunk)
+            expected = path.stem.rsplit("-", 1)[-1]
+            if not digest.hexdigest().startswith(expected):
+                raise WeightsDigestError("downloaded weights have another digest than their name says", where=path.name)
+    except OSError as error:
+        raise _unavailable(backbone, type(error).__name__) from None
+
+
+def _unavailable(backbone: str, reason: str) -> WeightsError:
+    return WeightsError(
+        f"ImageNet weights of {backbone} are neither cached nor reachable ({reason})",
+        todo="Three ways: connect to the internet once; give a local file with --weights FILE; "
+        "or go on with random weights, which is then written everywhere, by --set weights=none.",
+    )
