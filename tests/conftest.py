@@ -1,0 +1,83 @@
+"""What every test may ask for: real series from ../shared/data, unpacked once a session."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Before any test module imports an orchestrator or a tracker: nothing leaves this machine, and no
+# server of the person at the keyboard is written to.
+for _name in [name for name in os.environ if name.startswith(("NODULEFLOW_", "PREFECT_", "MLFLOW_"))]:
+    del os.environ[_name]
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MPLBACKEND": "Agg",
+        # One thread each: the same sums on every machine. torch, numpy and OpenCV read these when loaded.
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A test that asks for real data is a realdata test, whether or not it says so."""
+    for item in items:
+        if "shared_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.realdata)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of this repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data beside the repository; skips where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("real data is absent: there is no ../shared/data beside the repository")
+    return folder
+
+
+def _unpacked(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not archive.is_file():
+        pytest.skip(f"real data is absent: ../shared/data has no {archive.name}")
+    folder = tmp_path_factory.mktemp(archive.name.split(".")[0])
+    with tarfile.open(archive) as members:
+        members.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lidc_0001_dicom(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the LIDC study 0001: 133 CT slices and the readers' 069.xml in one series folder."""
+    return _unpacked(shared_data / "dicom" / "LIDC-IDRI-0001.tar.xz", tmp_path_factory) / "LIDC-IDRI-0001"
+
+
+@pytest.fixture(scope="session")
+def kernel_pair_dicom(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of one Siemens study, reconstructed with kernels B70f and B40f, 30 slices each."""
+    return _unpacked(shared_data / "dicom" / "Lung_Dx-A0002.tar.xz", tmp_path_factory) / "Lung_Dx-A0002"
+
+
+@pytest.fixture(scope="session")
+def traps(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of awkward DICOM files; its INDEX.md says what each is."""
+    return _unpacked(shared_data / "dicom" / "traps.tar.xz", tmp_path_factory) / "shared_candidate"
+
+
+@pytest.fixture(scope="session")
+def nlst_dicom(traps: Path) -> Path:
+    """Folder of an NLST screening chest CT: 143 slices, Toshiba, JPEG-LS."""
+    return traps / "chest_nlst_143_jpegls"
