@@ -47,7 +47,7 @@ def find_run(client: MlflowClient, run_id: str) -> Any | None:
     return found[0] if found else None
 
 
-def log_run(workspace: Workspace, run_id: str, history: dict[str, list[dict[str, float]]]) -> str:
+def log_run(workspace: Workspace, run_id: str, history: dict[str, list[dict[str, float | None]]]) -> str:
     """Log a finished run of the workspace once; logging it again after a kill goes on where it was.
 
     Parameters
@@ -77,7 +77,8 @@ def log_run(workspace: Workspace, run_id: str, history: dict[str, list[dict[str,
     for network, epochs in history.items():
         for epoch, metrics in enumerate(epochs):
             for name, value in metrics.items():
-                client.log_metric(mlflow_id, f"{network}/{name}", value, step=epoch)
+                if value is not None and name != "epoch":
+                    client.log_metric(mlflow_id, f"{network}/{name}", value, step=epoch)
     for name in ("evaluation.json", "report.html", "model_card.json", "predictions.parquet", "checkpoint.safetensors"):
         client.log_artifact(mlflow_id, str(folder / name))
     client.set_tag(mlflow_id, MODEL_URI_TAG, _log_serving_model(mlflow_id, folder, card, mlflow))
@@ -103,11 +104,12 @@ def _log_serving_model(mlflow_id: str, folder: Path, card: ModelCard, mlflow: An
     """Log the pt2 export for serving (an example of batch 2 keeps the batch axis free) and return its address."""
     import numpy as np
 
-    from models.export import serving_module
+    from models.export import ServingModule
+    from models.predict import Predictor
 
     with mlflow.start_run(run_id=mlflow_id):
         logged = mlflow.pytorch.log_model(
-            serving_module(folder),
+            ServingModule(Predictor.load(folder).network, card.input, card.calibration),
             name="model",
             input_example=np.zeros((2, *card.input.patch_shape), dtype=np.float32),
             pip_requirements=[f"torch=={_version('torch')}", f"torchvision=={_version('torchvision')}"],

@@ -32,7 +32,7 @@ def train(
 
         folder = workspace.dataset(dataset)
         record = train_flow(str(workspace.root), folder.name, params, settings.model_name)
-        text = figures_text(workspace, record["run_id"])
+        text = figures_text(Path(record["folder"]))
     session.emit(record, f"{text}\nrun {record['run_id']} is version {record['version']}, now challenger")
 
 
@@ -48,7 +48,7 @@ def evaluate(
         from flows.summary import figures_text
 
         record = evaluate_flow(str(workspace.root), version, dataset, settings.model_name)
-        text = figures_text(workspace, record["run_id"])
+        text = figures_text(Path(record["folder"]))
     session.emit(record, text)
 
 
@@ -61,14 +61,10 @@ def compare(
     settings, workspace = session.open()
     workspace.require()
     from flows.evaluation import compare_versions
+    from flows.summary import comparison_text
 
     record = compare_versions(workspace, settings.model_name, version_a, version_b)
-    difference, low, high = record["auc_difference"], record["low"], record["high"]
-    session.emit(
-        record,
-        f"AUC of {version_a}: {record['auc_a']:.3f}, of {version_b}: {record['auc_b']:.3f}; difference "
-        f"{difference:+.3f} [{low:+.3f} to {high:+.3f}] on {record['n']} nodules (paired DeLong, p = {record['p']:.3f})",
-    )
+    session.emit(record, comparison_text(record))
 
 
 @app.command()

@@ -1,0 +1,110 @@
+"""Evaluation: held-out predictions, the report of their figures, and paired comparison of versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import flow
+
+from data_contracts.errors import NothingUsableError
+from data_contracts.evaluation import AdaptationDecision, Figure
+from data_contracts.manifest import Split
+from data_contracts.model_card import Calibration, ModelCard
+from data_contracts.params import EvaluateParams
+from data_contracts.predictions import PREDICTION_TABLE
+from data_contracts.records import write_bytes_atomic
+from flows.engine import step
+from flows.registry import Registry
+from flows.workspace import Workspace
+from models.predict import Predictor
+from pipeline.cohort.dataset import PatchReader
+from pipeline.review.evaluation_page import render_evaluation
+from pipeline.scoring.compare import compare_paired
+from pipeline.scoring.evaluation import build_report
+from pipeline.scoring.fusion import apply_calibration
+
+
+def predictions_of(rows: pd.DataFrame, logits: np.ndarray, calibration: Calibration, *, fold: int = 0) -> pd.DataFrame:
+    """A PredictionTable of patch rows and the logits of a network on them, in the same order."""
+    columns = ["patch_id", "nodule_id", "patient_key", "split", "site", "label", "diameter_mm"]
+    table = rows[columns].reset_index(drop=True).assign(fold=fold)
+    diameters = table["diameter_mm"].to_numpy(dtype=np.float64, na_value=np.nan)
+    return table.assign(**apply_calibration(calibration, logits, diameters))
+
+
+def write_evaluation(
+    folder: Path,
+    predictions: pd.DataFrame,
+    card: ModelCard,
+    *,
+    protocol: str,
+    params: EvaluateParams,
+    baseline_thresholds: Mapping[str, Mapping[str, float]] | None = None,
+    alternatives: Mapping[str, pd.DataFrame] | None = None,
+    adaptation: AdaptationDecision | None = None,
+) -> None:
+    """predictions.parquet, evaluation.json and report.html of one network on one held-out set."""
+    report = build_report(
+        predictions,
+        run_id=card.run_id,
+        dataset_id=card.dataset_id,
+        backbone=card.backbone,
+        weights=card.weights,
+        pretrained=card.pretrained,
+        protocol=protocol,
+        thresholds=card.thresholds,
+        params=params,
+        alternatives=alternatives,
+        adaptation=adaptation,
+        baseline_thresholds=baseline_thresholds,
+    )
+    PREDICTION_TABLE.write(folder / "predictions.parquet", predictions)
+    write_bytes_atomic(folder / "report.html", render_evaluation(report, predictions).encode())
+    report.write(folder / "evaluation.json")
+
+
+@step("evaluate-version")
+def evaluate_version(workspace: Workspace, model_name: str, version: str, dataset: str) -> Path:
+    """Predict the held-out patients of a dataset with a verified version; returns the folder of the files."""
+    run_folder, card = Registry(workspace, model_name).verified_folder(version)
+    dataset_dir = workspace.dataset(dataset or card.dataset_id)
+    reader = PatchReader(dataset_dir)
+    rows = reader.index[reader.index["split"] == Split.TEST.value]
+    if rows.empty:
+        raise NothingUsableError("the dataset has no held-out patients", where=dataset_dir.name)
+    logits = Predictor.load(run_folder).logits(np.asarray(reader.load(list(rows["patch_id"]))))
+    used = card.model_copy(update={"dataset_id": dataset_dir.name})
+    folder = workspace.root / "evaluations" / f"{card.run_id}-{dataset_dir.name}"
+    write_evaluation(
+        folder,
+        predictions_of(rows, logits, card.calibration),
+        used,
+        protocol="held-out patients of the dataset; thresholds and calibration as registered",
+        params=EvaluateParams(),
+    )
+    return folder
+
+
+@flow(name="evaluate", log_prints=False)
+def evaluate_flow(workspace_root: str, version: str, dataset: str, model_name: str) -> dict[str, Any]:
+    """Figures of a registered version on held-out patients."""
+    workspace = Workspace(Path(workspace_root))
+    folder = evaluate_version(workspace, model_name, version, dataset)
+    return {"version": version, "folder": str(folder), "report": str(folder / "report.html")}
+
+
+def compare_versions(workspace: Workspace, model_name: str, version_a: str, version_b: str) -> dict[str, Any]:
+    """Paired comparison of two versions on the held-out nodules both scored."""
+    registry = Registry(workspace, model_name)
+    tables = [
+        PREDICTION_TABLE.read(registry.verified_folder(version)[0] / "predictions.parquet")
+        for version in (version_a, version_b)
+    ]
+    comparison = asdict(compare_paired(tables[0], tables[1]))
+    figures = {key: value.model_dump() if isinstance(value, Figure) else value for key, value in comparison.items()}
+    return {"a": version_a, "b": version_b, **figures}

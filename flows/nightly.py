@@ -1,0 +1,147 @@
+"""Every stage in order: ingest, annotate, prepare, features, train, gate, review. Run again, it goes on where it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from data_contracts.errors import GateRefusedError, NothingUsableError
+from data_contracts.manifest import Split
+from data_contracts.params import FeatureParams, IngestParams, TrainParams
+from flows.ingest import annotate_flow, ingest_flow
+from flows.nightly_config import PrivatePlan, RunPlan, read_config
+from flows.prepare import features_flow, prepare_flow
+from flows.progress import say
+from flows.promotion import NO_CHAMPION, promote
+from flows.registry import CHAMPION, Registry
+from flows.review import review_flow
+from flows.settings import Settings
+from flows.sources import existing_sources
+from flows.summary import figures_text
+from flows.training import train_flow
+from flows.workspace import Workspace
+from pipeline.cohort.dataset import PatchReader
+
+
+@flow(name="noduleflow", log_prints=False)
+def nightly_flow(workspace_root: str, private: PrivatePlan, model_name: str) -> dict[str, Any]:
+    """The whole line; returns what came in, what was refused, the versions and the reports."""
+    plan, workspace = private.plan, Workspace(Path(workspace_root))
+    record: dict[str, Any] = {"ingest": _ingest(workspace, plan)}
+    for annotation in plan.annotations:
+        files = existing_sources(annotation.files)
+        record["annotate"] = annotate_flow(str(workspace.root), files, annotation.format, plan.keep_identity)
+    record["prepare"] = prepare_flow(str(workspace.root), "", plan.patches, plan.split, plan.labels)
+    dataset_id = record["prepare"]["dataset_id"]
+    record["features"], record["runs"] = [], []
+    for params in plan.train_params():
+        if params.unfreeze == 0:
+            record["features"].append(features_flow(str(workspace.root), dataset_id, feature_params(params)))
+        trained = train_flow(str(workspace.root), dataset_id, params, model_name)
+        record["runs"].append({**trained, "preset": params.preset, "gate": _gate(workspace, plan, trained["version"])})
+    record["reviews"] = _review(workspace, plan, dataset_id, model_name)
+    return record
+
+
+def feature_params(params: TrainParams) -> FeatureParams:
+    """The feature table that a probe of these parameters reads."""
+    return FeatureParams(**{name: getattr(params, name) for name in FeatureParams.model_fields if hasattr(params, name)})
+
+
+def _ingest(workspace: Workspace, plan: RunPlan) -> dict[str, Any]:
+    """Every source; a source without anything usable does not stop the others."""
+    total: dict[str, Any] = {"accepted": 0, "new": 0, "refused": {}, "by_site": {}}
+    for source in plan.sources:
+        try:
+            found = ingest_flow(
+                str(workspace.root), existing_sources((source.path,)), source.site, IngestParams(), plan.keep_identity
+            )
+        except NothingUsableError as error:
+            say(f"ingest {source.site}: {error.line()}")
+            continue
+        total["accepted"] += found["accepted"]
+        total["new"] += found["new"]
+        total["by_site"][source.site] = total["by_site"].get(source.site, 0) + found["accepted"]
+        for reason, count in found["refused"].items():
+            total["refused"][reason] = total["refused"].get(reason, 0) + count
+    if not total["accepted"]:
+        raise NothingUsableError("no source gave a usable series", todo="rejected.parquet says why.")
+    return total
+
+
+def _gate(workspace: Workspace, plan: RunPlan, version: str) -> str:
+    """Ask for promotion against whoever is champion now; returns the answer as a sentence."""
+    if not plan.promote:
+        return "not asked"
+    settings = Settings()
+    champion = Registry(workspace, settings.model_name).alias(CHAMPION)
+    if champion == version:
+        return f"version {version} is champion already"
+    if champion is not None and int(champion) > int(version):
+        return f"version {version} was judged before; version {champion} is champion"
+    try:
+        promote(workspace, settings, version, expect=champion or NO_CHAMPION, policy=plan.policy)
+    except GateRefusedError as error:
+        return f"refused: {error.what}"
+    return f"version {version} passed every gate and is champion" + (f", {champion} stepped down" if champion else "")
+
+
+def _review(workspace: Workspace, plan: RunPlan, dataset_id: str, model_name: str) -> list[dict[str, Any]]:
+    """Reports of held-out studies that nobody trained on, those with most nodules first."""
+    settings = Settings()
+    if plan.review == 0 or Registry(workspace, settings.model_name).alias(CHAMPION) is None:
+        return []
+    index = PatchReader(workspace.datasets_root / dataset_id).index
+    held_out = index[index["split"] == Split.TEST.value]
+    studies = {record.series_key: record.study_key for record in workspace.series_records()}
+    counts = held_out["series_key"].map(studies).value_counts()
+    keys = sorted(counts.index, key=lambda key: (-counts[key], key))[: plan.review]
+    return list(review_flow(str(workspace.root), keys, model_name)["reports"])
+
+
+def run_plan(workspace: Workspace, settings: Settings, plan: RunPlan) -> tuple[dict[str, Any], str]:
+    """Run a plan; returns its record and the summary a person reads."""
+    record = nightly_flow(str(workspace.root), PrivatePlan(plan=plan), settings.model_name)
+    return record, summary_text(workspace, settings, record)
+
+
+def summary_text(workspace: Workspace, settings: Settings, record: dict[str, Any]) -> str:
+    """What came in, what was refused, every version's figures, who is champion and why."""
+    came, refused = record["ingest"], record["ingest"]["refused"]
+    sites = ", ".join(f"{count} from {site}" for site, count in came["by_site"].items())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in refused.items()) or "nothing"
+    lines = [
+        f"came in     {came['accepted']} series ({sites}), {came['new']} of them new",
+        f"refused     {reasons}",
+        f"prepared    {record['prepare']['n_patches']} nodules in dataset {record['prepare']['dataset_id']}",
+    ]
+    for run in record["runs"]:
+        lines += ["", f"== version {run['version']}, preset {run['preset']}, network {run['network']}"]
+        lines += [figures_text(Path(run["folder"])), f"gate        {run['gate']}"]
+    champion = Registry(workspace, settings.model_name).alias(CHAMPION)
+    lines += ["", f"champion    version {champion}" if champion else "champion    none: every version was refused"]
+    return "\n".join(lines)
+
+
+def serve_plan(config: Path, plan: RunPlan) -> None:
+    """Run the plan on its schedule in this process, until it is ended."""
+    from prefect.client.schemas.schedules import CronSchedule
+
+    scheduled_flow.serve(
+        name=config.stem,
+        parameters={"config": str(config.resolve())},
+        schedule=CronSchedule(cron=plan.cron, timezone=plan.timezone),
+        limit=1,
+    )
+
+
+@flow(name="noduleflow-scheduled", log_prints=False)
+def scheduled_flow(config: str) -> dict[str, Any]:
+    """A scheduled run of a configuration file."""
+    settings = Settings()
+    workspace = Workspace(settings.workspace).create()
+    record, text = run_plan(workspace, settings, read_config(Path(config)))
+    say(text)
+    return record

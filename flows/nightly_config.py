@@ -1,0 +1,89 @@
+"""The configuration of a whole run: sources, annotations, presets, policy, schedule."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_serializer
+
+from data_contracts.errors import UsageError
+from data_contracts.params import LabelParams, Params, PatchParams, SplitParams, TrainParams
+from data_contracts.promotion import PromotionPolicy
+
+
+class SourcePlan(Params):
+    """One place studies come from."""
+
+    path: Path
+    site: str = "site"
+
+
+class AnnotationPlan(Params):
+    """Annotation files of one format."""
+
+    files: tuple[Path, ...]
+    format: str
+
+
+class RunPlan(Params):
+    """Everything `noduleflow run` does, in order.
+
+    presets: each becomes a registered version; promote: ask the gate for each.
+    review: number of held-out studies to write reports of.
+    """
+
+    sources: tuple[SourcePlan, ...]
+    annotations: tuple[AnnotationPlan, ...] = ()
+    keep_identity: bool = False
+    patches: PatchParams = PatchParams()
+    split: SplitParams = SplitParams()
+    labels: LabelParams = LabelParams()
+    presets: tuple[str, ...] = ("probe",)
+    train: dict[str, Any] = {}
+    promote: bool = True
+    policy: PromotionPolicy = PromotionPolicy()
+    review: int = Field(1, ge=0)
+    cron: str = ""
+    timezone: str = "UTC"
+
+    def train_params(self) -> list[TrainParams]:
+        """Training parameters of every preset with this plan's overrides."""
+        from flows.presets import train_params
+
+        return [train_params(preset, self.train) for preset in self.presets]
+
+
+class PrivatePlan(Params):
+    """A plan as a flow's parameter; its paths stay in this process."""
+
+    plan: RunPlan
+
+    @model_serializer
+    def hide(self) -> dict[str, Any]:
+        return {"n_sources": len(self.plan.sources), "presets": list(self.plan.presets)}
+
+
+def read_config(path: Path) -> RunPlan:
+    """The plan of a TOML file; relative paths are taken from the file's folder.
+
+    Raises
+    ------
+    UsageError: no such file, not TOML, or a key or value that no parameter has.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError:
+        raise UsageError("the configuration cannot be read", where=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the configuration is not TOML ({error})", where=path.name) from None
+    plan = RunPlan.from_mapping(values, where=path.name)
+    folder = path.resolve().parent
+    sources = tuple(source.model_copy(update={"path": folder / source.path}) for source in plan.sources)
+    annotations = tuple(
+        annotation.model_copy(update={"files": tuple(folder / file for file in annotation.files)})
+        for annotation in plan.annotations
+    )
+    plan.train_params()
+    return plan.model_copy(update={"sources": sources, "annotations": annotations})

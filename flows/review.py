@@ -1,0 +1,196 @@
+"""Review: a study's nodules as the champion sees them, as pages for a radiologist."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from prefect import flow
+
+from data_contracts.errors import UsageError
+from data_contracts.evaluation import SCORES, EvaluationReport
+from data_contracts.model_card import ModelCard
+from data_contracts.nodules import RATINGS
+from data_contracts.params import IngestParams, LabelParams, PatchParams, ReviewParams
+from data_contracts.records import digest_of, write_bytes_atomic
+from data_contracts.review import Finding, SeriesSummary, StudyReview
+from data_contracts.series import SeriesRecord
+from data_contracts.volume import CTVolume
+from flows.engine import step
+from flows.progress import stage
+from flows.registry import CHAMPION, Registry
+from flows.sources import existing_sources
+from flows.workspace import Workspace
+from models.predict import Predictor
+from pipeline.cohort.consensus import nodules_by_consensus
+from pipeline.imaging.nifti import read_nifti
+from pipeline.imaging.patches import extract_patch
+from pipeline.review.html import render_study
+from pipeline.review.key_images import render_key_images
+from pipeline.review.measure import measure
+from pipeline.review.pdf import render_study_pdf
+from pipeline.scoring.fusion import apply_calibration
+
+NOT_EXAMINED = (
+    "Places without an annotation: no search for further nodules was made.",
+    "Lymph nodes, pleura, heart, bone and upper abdomen.",
+    "Prior studies: no comparison was made.",
+)
+
+
+def study_keys_of(workspace: Workspace, sources: list[str], site: str) -> list[str]:
+    """Study keys named directly, or the studies of the sources, ingested first where they are new."""
+    known = {record.study_key for record in workspace.series_records()}
+    keys = [source for source in sources if source in known]
+    paths = tuple(Path(source) for source in sources if source not in known)
+    if paths:
+        from flows.ingest import ingest_flow
+
+        found = existing_sources(paths)
+        keys += ingest_flow(str(workspace.root), found, site, IngestParams(), False)["study_keys"]
+    return list(dict.fromkeys(keys))
+
+
+@step("review-study")
+def review_study(workspace: Workspace, study_key: str, model_name: str, version: str, params: ReviewParams) -> str:
+    """Write one study's report files and return its folder's name."""
+    registry = Registry(workspace, model_name)
+    number = registry.resolve(version)
+    run_folder, card = registry.verified_folder(number)
+    records = [record for record in workspace.series_records() if record.study_key == study_key]
+    nodules = workspace.nodules()
+    nodules = nodules[nodules["series_key"].isin([record.series_key for record in records])]
+    predictor = Predictor.load(run_folder) if len(nodules) else None
+    images: dict[str, bytes] = {}
+    findings: list[Finding] = []
+    for record in records:
+        rows = nodules_by_consensus(nodules[nodules["series_key"] == record.series_key], LabelParams())
+        rows = rows[rows["diameter_mm"] >= params.min_diameter_mm]
+        if predictor is None or rows.empty:
+            continue
+        volume = read_nifti(workspace.root / record.volume_path)
+        found, pictures = _findings(volume, record, rows, predictor, params)
+        findings += found
+        images |= pictures
+    findings.sort(key=lambda finding: -(finding.probability or 0.0))
+    report = EvaluationReport.read(run_folder / "evaluation.json")
+    review = StudyReview(
+        study_key=study_key,
+        patient_key=records[0].patient_key,
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        model_name=model_name,
+        model_version=number,
+        model=card,
+        evaluation_summary=_evaluation_summary(report),
+        series=tuple(_series_summary(record) for record in records),
+        findings=tuple(findings),
+        origin_of_findings=_origin(nodules),
+        not_examined=NOT_EXAMINED,
+        warnings=tuple(report.warnings),
+    )
+    _write(workspace.reviews_root / study_key, review, images, params)
+    return study_key
+
+
+def _write(folder: Path, review: StudyReview, images: dict[str, bytes], params: ReviewParams) -> None:
+    for name, content in images.items():
+        write_bytes_atomic(folder / name, content)
+    write_bytes_atomic(folder / "report.html", render_study(review, images).encode())
+    if params.pdf:
+        write_bytes_atomic(folder / "report.pdf", render_study_pdf(review, images))
+    review.write(folder / "review.json")
+
+
+def _findings(
+    volume: CTVolume, record: SeriesRecord, rows: pd.DataFrame, predictor: Predictor, params: ReviewParams
+) -> tuple[list[Finding], dict[str, bytes]]:
+    card = predictor.card
+    patch_params = patch_params_of(card)
+    centers = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
+    cut = [extract_patch(volume, center, patch_params) for center in centers]
+    diameters = rows["diameter_mm"].to_numpy(dtype=np.float64)
+    scores = apply_calibration(card.calibration, predictor.logits(np.stack([patch for patch, _ in cut])), diameters)
+    findings, images = [], {}
+    for number, row in enumerate(rows.to_dict("records")):
+        finding_id = digest_of([record.series_key, row["nodule_id"]], length=8)
+        pictures = render_key_images(volume, centers[number], diameters[number], params)
+        named = {f"key-{finding_id}-{name}.png": content for name, content in pictures.items()}
+        images |= named
+        k, j, i = (float(value) for value in volume.to_kji(centers[number]))
+        x, y, z = (float(value) for value in centers[number])
+        findings.append(
+            Finding(
+                finding_id=finding_id,
+                nodule_id=str(row["nodule_id"]),
+                series_key=record.series_key,
+                lps_mm=(x, y, z),
+                kji=(k, j, i),
+                slice_number=round(k) + 1,
+                measurement=measure(volume, centers[number], float(diameters[number])),
+                probability=_known(scores["score"][number]),
+                probability_size_only=_known(scores["score_size"][number]),
+                probability_image_only=_known(scores["score_image"][number]),
+                n_readers=int(row["n_readers"]),
+                ratings={name: float(row[name]) for name in RATINGS if pd.notna(row.get(name))},
+                source=str(row.get("source", "")),
+                padded=bool(cut[number][1]),
+                key_images=tuple(named),
+            )
+        )
+    return findings, images
+
+
+def patch_params_of(card: ModelCard) -> PatchParams:
+    """How to cut the patches a network was trained on; raises UsageError for one trained on imported crops."""
+    spec = card.input
+    if spec.value_unit != "HU" or spec.spacing_mm is None:
+        raise UsageError(
+            "this version was trained on imported crops without HU and cannot review a CT study",
+            where=card.name,
+            todo="Name a version trained on a dataset of `noduleflow prepare`.",
+        )
+    size_mm = spec.patch_shape[-1] * spec.spacing_mm
+    return PatchParams(kind=spec.kind, size_mm=size_mm, spacing_mm=spec.spacing_mm)
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _origin(nodules: pd.DataFrame) -> str:
+    if nodules.empty:
+        return "No annotation came with this study, and no search for nodules was made: the report has no findings."
+    sources = ", ".join(sorted({str(source) for source in nodules["source"]}))
+    readers = nodules["reader"].nunique()
+    return f"Annotations of {readers} reader{'s' if readers != 1 else ''} ({sources})."
+
+
+def _evaluation_summary(report: EvaluationReport) -> dict[str, str]:
+    summary = {}
+    for row in report.figures:
+        place = "all held-out sites" if row.site == "all" else f"held-out site {row.site}"
+        summary[f"AUC of {SCORES[row.score]}, {place}"] = f"{row.auc.text()} on {row.auc.n} nodules"
+    return summary
+
+
+def _series_summary(record: SeriesRecord) -> SeriesSummary:
+    return SeriesSummary(**{name: getattr(record, name) for name in SeriesSummary.model_fields})
+
+
+@flow(name="review", log_prints=False)
+def review_flow(workspace_root: str, study_keys: list[str], model_name: str, version: str = CHAMPION) -> dict[str, Any]:
+    """Reports of some studies, one task a study."""
+    workspace = Workspace(Path(workspace_root))
+    reports = []
+    with stage("review", len(study_keys)) as progress:
+        for key in study_keys:
+            review_study(workspace, key, model_name, version, ReviewParams())
+            folder = workspace.reviews_root / key
+            review = StudyReview.read(folder / "review.json")
+            n_findings = len(review.findings)
+            reports.append({"study_key": key, "n_findings": n_findings, "report": str(folder / "report.html")})
+            progress.advance(f"study {key}: {n_findings} findings")
+    return {"reports": reports, "version": version}

@@ -1,0 +1,80 @@
+"""What a workspace holds, and what is stuck in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from data_contracts.errors import ContractError
+from data_contracts.promotion import AuditRecord
+from data_contracts.series import REJECTED_TABLE
+from flows.audit import read_audit, verify_audit
+from flows.settings import Settings
+from flows.workspace import Workspace
+
+
+def describe(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], str]:
+    """A record and its text: stages with their counts, the champion, and what needs a hand."""
+    records = workspace.series_records()
+    refused: Counter[str] = Counter()
+    if workspace.rejected_table.exists():
+        refused.update(REJECTED_TABLE.read(workspace.rejected_table)["reason"])
+    nodules = workspace.nodules()
+    runs = sorted(path.parent.name for path in workspace.runs_root.glob("*/model_card.json"))
+    unfinished = sorted(
+        path.name for path in workspace.runs_root.glob("*") if path.is_dir() and not (path / "model_card.json").exists()
+    )
+    record: dict[str, Any] = {
+        "workspace": str(workspace.root),
+        "series": len(records),
+        "series_by_site": dict(sorted(Counter(item.site for item in records).items())),
+        "patients": len({item.patient_key for item in records}),
+        "refused": dict(sorted(refused.items())),
+        "nodules": int(nodules["nodule_id"].nunique()),
+        "datasets": sorted(path.parent.name for path in workspace.datasets_root.glob("*/dataset.json")),
+        "runs": runs,
+        "reviews": len(list(workspace.reviews_root.glob("*/review.json"))),
+        "stuck": _stuck(workspace, unfinished),
+        **_aliases(workspace, settings),
+    }
+    sites = ", ".join(f"{site} {count}" for site, count in record["series_by_site"].items()) or "none"
+    reasons = ", ".join(f"{reason} {count}" for reason, count in record["refused"].items()) or "none"
+    lines = [
+        f"workspace   {workspace.root}",
+        f"series      {record['series']} of {record['patients']} patients ({sites}); refused: {reasons}",
+        f"nodules     {record['nodules']}",
+        f"datasets    {', '.join(record['datasets']) or 'none'}",
+        f"runs        {', '.join(runs) or 'none'}",
+        f"versions    champion {record['champion'] or 'none'}, challenger {record['challenger'] or 'none'}, "
+        f"previous champion {record['previous_champion'] or 'none'}",
+        f"reviews     {record['reviews']}",
+    ]
+    lines += [f"stuck       {line}" for line in record["stuck"]] or ["stuck       nothing"]
+    return record, "\n".join(lines)
+
+
+def _aliases(workspace: Workspace, settings: Settings) -> dict[str, str | None]:
+    from flows.registry import CHALLENGER, CHAMPION, PREVIOUS
+
+    if not workspace.mlflow_database.exists() and not settings.mlflow_tracking_uri:
+        return dict.fromkeys((CHAMPION, CHALLENGER, PREVIOUS))
+    from flows.registry import Registry
+
+    registry = Registry(workspace, settings.model_name)
+    return {alias: registry.alias(alias) for alias in (CHAMPION, CHALLENGER, PREVIOUS)}
+
+
+def _stuck(workspace: Workspace, unfinished: list[str]) -> list[str]:
+    """Sentences: what does not go on by itself and what to do."""
+    found = [f"run {name} is unfinished: run the same `noduleflow train` again to go on" for name in unfinished]
+    scratch = [path.name for path in workspace.scratch_root.glob("*")] if workspace.scratch_root.exists() else []
+    if scratch:
+        found.append(f"{len(scratch)} folders in scratch/ are left of killed runs: the next ingest clears them")
+    try:
+        records: list[AuditRecord] = read_audit(workspace)
+        found += [f"audit {fault}" for fault in verify_audit(workspace)]
+    except ContractError as error:
+        return [*found, error.line()]
+    if records and records[-1].action.endswith("_intent"):
+        found.append(f"promotion of version {records[-1].subject} was cut off: the next promote or rollback ends it")
+    return found
