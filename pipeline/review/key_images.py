@@ -35,9 +35,9 @@ class KeyView:
 #: Every key image of a finding, in the order of the page.
 KEY_VIEWS: dict[str, KeyView] = {
     "axial-lung": KeyView("axial", LUNG_WINDOW, "Axial, lung window"),
+    "axial-mediastinal": KeyView("axial", MEDIASTINAL_WINDOW, "Axial, mediastinal window"),
     "coronal-lung": KeyView("coronal", LUNG_WINDOW, "Coronal, lung window"),
     "sagittal-lung": KeyView("sagittal", LUNG_WINDOW, "Sagittal, lung window"),
-    "axial-mediastinal": KeyView("axial", MEDIASTINAL_WINDOW, "Axial, mediastinal window"),
     "overview": KeyView("axial", LUNG_WINDOW, "Whole slice, lung window"),
 }
 
@@ -80,7 +80,7 @@ def render_key_images(
         pen.mark(mark_px if is_overview else (n_px / 2, n_px / 2), diameter_mm / 2, ring=is_overview)
         pen.letters(PLANE_LETTERS[view.plane])
         where = f"slice {slice_number}/{volume.shape_kji[0]}" if view.plane == "axial" else view.plane
-        pen.note(f"{where}   W {view.window.width_hu:.0f} L {view.window.center_hu:.0f}")
+        pen.note(where, f"W {view.window.width_hu:.0f}  L {view.window.center_hu:.0f}")
         pen.scale_bar(50 if is_overview else 10 if size_mm <= 80 else 20)
         images[name] = _png(image)
     return images
@@ -136,9 +136,11 @@ class _Pen:
         for letter, place in zip(letters, places, strict=True):
             self._text(place, letter, size=15, anchor="mm")
 
-    def note(self, text: str) -> None:
-        """What is shown, in the upper left corner."""
-        self._text((7 * OVERSAMPLING, 6 * OVERSAMPLING), text, size=12, anchor="la")
+    def note(self, where: str, window: str) -> None:
+        """Plane or slice in the upper left corner, window in the lower left one."""
+        edge = 7 * OVERSAMPLING
+        self._text((edge, edge), where, size=12, anchor="la")
+        self._text((edge, self.n_px - edge), window, size=12, anchor="ls")
 
     def scale_bar(self, length_mm: int) -> None:
         """A bar with its length in the lower right corner."""

@@ -112,17 +112,18 @@ def model_rows(review: StudyReview) -> Rows:
     return rows
 
 
-def measurement_rows(finding: Finding) -> Rows:
+def measurement_rows(finding: Finding, review: StudyReview) -> Rows:
     """Size and place of a finding."""
     size = finding.measurement
+    n_slices = next((series.n_slices for series in review.series if series.series_key == finding.series_key), None)
     rows = [
         ("Mean diameter", millimetres(size.mean_diameter_mm)),
-        ("Long x short axis", f"{millimetres(size.long_axis_mm)} x {millimetres(size.short_axis_mm)}"),
+        ("Long, short axis", f"{millimetres(size.long_axis_mm)}, {millimetres(size.short_axis_mm)}"),
         ("Volume", "not measured" if size.volume_mm3 is None else f"{size.volume_mm3:.0f} mm³"),
         ("Mean density", "not measured" if size.mean_hu is None else f"{size.mean_hu:.0f} HU"),
         ("Side", finding.side or "not determined"),
-        ("Slice", str(finding.slice_number)),
-        ("Position (LPS)", ", ".join(f"{value:.1f}" for value in finding.lps_mm) + " mm"),
+        ("Slice", f"{finding.slice_number} of {n_slices}" if n_slices else str(finding.slice_number)),
+        ("Position", "L {:.1f}, P {:.1f}, S {:.1f} mm".format(*finding.lps_mm)),
     ]
     if size.long_axis_mm is None:
         del rows[1]
