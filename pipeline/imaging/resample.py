@@ -99,6 +99,18 @@ def resample_onto(
     hu: NDArray[np.int16] | NDArray[np.float32] = volume.hu
     if antialias:
         hu = smooth(hu, antialias_sigma_voxels(volume.affine, affine[:3, :3]))
+    out = sample_grid(hu, matrix, offset, shape_kji, padding_hu)
+    return CTVolume(hu=out, affine=affine.astype(np.float64), frame_of_reference_key=volume.frame_of_reference_key)
+
+
+def sample_grid(
+    hu: NDArray[np.int16] | NDArray[np.float32],
+    matrix: NDArray[np.float64],
+    offset: NDArray[np.float64],
+    shape_kji: tuple[int, int, int],
+    padding_hu: int,
+) -> NDArray[np.int16]:
+    """int16 HU of `shape_kji`, sampled at source indices matrix @ (k, j, i) + offset; outside: padding_hu."""
     order = _parallel_axes(matrix, shape_kji)
     if order is not None:
         planes = _separable(hu.transpose(order), matrix[order, range(3)], offset[list(order)], shape_kji, padding_hu)
@@ -107,7 +119,7 @@ def resample_onto(
     out = np.empty(shape_kji, dtype=np.int16)
     for k, plane in enumerate(planes):
         out[k] = np.rint(plane)
-    return CTVolume(hu=out, affine=affine.astype(np.float64), frame_of_reference_key=volume.frame_of_reference_key)
+    return out
 
 
 def index_map(volume: CTVolume, affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
