@@ -1,0 +1,94 @@
+"""Keyed pseudonyms: what of a header may pass the door, and under which name.
+
+Every key is HMAC-SHA256 with the secret of the workspace, so the same input has the same keys at every
+ingest, and nobody without the secret can tell whose they are or try candidates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import PurePosixPath
+
+#: longest header string that is kept (kernel, manufacturer, model)
+_LABEL_LENGTH = 32
+#: dates move back by 1 day to about 10 years
+_SHIFT_DAYS = 3650
+#: ages above are given as this, as the HIPAA safe harbour does (45 CFR 164.514(b)(2)(i)(C))
+_HIGHEST_AGE_YEARS = 90
+_NUMBER_LIKE = re.compile(r"\d{6,}|\d+\.\d+\.\d+\.\d+|\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}")
+_LABEL_CHARACTERS = re.compile(r"[^A-Za-z0-9 _.,+*()/\\-]")
+
+
+@dataclass(frozen=True)
+class Pseudonymizer:
+    """Keyed digests of identifiers, dates and paths.
+
+    secret: bytes of the workspace's key file.
+    keep_identity: the site asked for identifiers beside the keys; the keys stay the same.
+    """
+
+    secret: bytes = field(repr=False)
+    keep_identity: bool = False
+
+    def key(self, kind: str, value: str, length: int = 16) -> str:
+        """`length` hex digits for `value`; one value of two kinds has two unrelated keys."""
+        message = kind.encode() + b"\0" + value.encode("utf-8", "surrogateescape")
+        return hmac.new(self.secret, message, hashlib.sha256).hexdigest()[:length]
+
+    def uid_key(self, uid: str) -> str:
+        """Key of a DICOM UID."""
+        return self.key("uid", uid.strip().rstrip("\0"))
+
+    def patient_key(self, patient_id: str, issuer: str = "") -> str:
+        """Key of a patient; the issuer tells two hospitals' patient 1 apart."""
+        return self.key("patient", patient_id.strip() + "\0" + issuer.strip())
+
+    def shift_date(self, patient_key: str, yyyymmdd: str) -> str:
+        """The date moved back by the patient's own offset, so intervals stay; "" where it is no date."""
+        try:
+            day = datetime.strptime(yyyymmdd.strip()[:8], "%Y%m%d")
+            offset = int(self.key("date", patient_key), 16) % _SHIFT_DAYS + 1
+            return f"{day - timedelta(days=offset):%Y%m%d}".zfill(8)
+        except (ValueError, OverflowError):
+            return ""
+
+    def path(self, relative_path: str) -> str:
+        """A path with each part replaced by its key, so that files of one folder still share it."""
+        if self.keep_identity:
+            return relative_path
+        return "/".join(self.key("path", part, 8) for part in PurePosixPath(relative_path).parts)
+
+    def uids(self, uids: Iterable[str]) -> tuple[str, ...]:
+        """UIDs as they go into a table: keys, or themselves where identity is kept."""
+        return tuple(uid if self.keep_identity else self.uid_key(uid) for uid in uids)
+
+
+def clean_label(text: str, identifiers: Iterable[str]) -> str:
+    """A technical header string fit to keep: short, printable, without numbers that could name someone.
+
+    identifiers: the patient's name, ids and the like; a label that holds a part of one (3 characters or more)
+    is dropped whole.
+    """
+    label = " ".join(_LABEL_CHARACTERS.sub(" ", text).split())[:_LABEL_LENGTH].strip()
+    if _NUMBER_LIKE.search(label):
+        return ""
+    lower = label.lower()
+    for identifier in identifiers:
+        parts = [part for part in re.split(r"[\W_]+", identifier.lower()) if len(part) >= 3]
+        if any(part in lower for part in parts):
+            return ""
+    return label
+
+
+def clean_age_years(text: str) -> int | None:
+    """Whole years of a DICOM age string (`057Y`), capped at 90; None where it is none."""
+    found = re.fullmatch(r"\s*(\d{1,3})([DWMY])\s*", text)
+    if found is None:
+        return None
+    days = int(found[1]) * {"D": 1.0, "W": 7.0, "M": 30.44, "Y": 365.25}[found[2]]
+    return min(int(days / 365.25 + 1e-9), _HIGHEST_AGE_YEARS)

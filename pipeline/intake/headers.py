@@ -1,0 +1,187 @@
+"""The facts that intake needs out of one DICOM header, each checked on its own: a bad value is a missing value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from pipeline.intake.header_values import Vector, integer_of, number_of, numbers_of, padding_of, text_of, texts_of
+from pipeline.intake.multiframe import FrameFacts, read_frames
+
+#: Encapsulated and native pixel data, float pixel data
+PIXEL_TAGS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+
+# fmt: off
+_KEYWORDS = [
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "AcquisitionTime",
+    "Modality", "Manufacturer", "ManufacturerModelName", "PatientName", "PatientID", "IssuerOfPatientID",
+    "OtherPatientIDs", "OtherPatientNames", "PatientSex", "PatientAge", "AccessionNumber", "ContrastBolusAgent",
+    "SliceThickness", "KVP", "Exposure", "ConvolutionKernel", "StudyInstanceUID", "SeriesInstanceUID",
+    "AcquisitionNumber", "TemporalPositionIdentifier", "ImagePositionPatient", "ImageOrientationPatient",
+    "FrameOfReferenceUID", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
+    "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
+    "PixelPaddingRangeLimit", "BurnedInAnnotation", "RescaleIntercept", "RescaleSlope", "RescaleType",
+    "LossyImageCompression", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+]
+# fmt: on
+
+
+@dataclass(frozen=True)
+class SliceHeader:
+    """One image plane: where its pixels lie, its geometry and what turns them into HU.
+
+    path, sop_instance_uid, series_instance_uid, study_instance_uid, frame_of_reference_uid, patient_id, issuer,
+    study_date, identifiers: identity, for keys only. `identifiers` are strings no kept label may contain.
+    relative: path below the source, POSIX. frame: index in a multi-frame object, else 0.
+    position, orientation, pixel_spacing: ImagePositionPatient (LPS mm), ImageOrientationPatient, (row, column) mm.
+    pixel_offset, pixel_length: where the value of native pixel data starts in the file and its length in bytes; offset
+    is -1 where the file must be parsed again (deflated) and None where there are no pixels.
+    """
+
+    path: Path = field(repr=False)
+    relative: str = field(repr=False)
+    sop_instance_uid: str = field(repr=False)
+    series_instance_uid: str = field(repr=False)
+    study_instance_uid: str = field(repr=False)
+    patient_id: str = field(repr=False)
+    issuer: str = field(repr=False)
+    study_date: str = field(repr=False)
+    frame_of_reference_uid: str = field(repr=False)
+    identifiers: tuple[str, ...] = field(repr=False)
+    sop_class_uid: str
+    modality: str
+    image_type: tuple[str, ...]
+    transfer_syntax: str
+    rows: int
+    columns: int
+    samples_per_pixel: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    position: Vector | None
+    orientation: Vector | None
+    pixel_spacing: Vector | None
+    rescale_slope: float | None
+    rescale_intercept: float | None
+    rescale_type: str
+    padding_value: int | None
+    padding_limit: int | None
+    lossy: bool
+    burned_in: bool
+    acquisition: tuple[str, ...]
+    manufacturer: str = field(repr=False)
+    model_name: str = field(repr=False)
+    kernel: str = field(repr=False)
+    slice_thickness_mm: float | None = None
+    kvp: float | None = None
+    exposure_mas: float | None = None
+    contrast: bool | None = None
+    patient_sex: str = field(default="", repr=False)
+    patient_age: str = field(default="", repr=False)
+    n_frames: int = 1
+    frame: int = 0
+    pixel_offset: int | None = None
+    pixel_length: int = 0
+    frames: tuple[FrameFacts, ...] = ()
+
+
+def read_header(path: Path, relative: str) -> SliceHeader | None:
+    """The facts of one file; None where it is DICOM without being an instance (no SOP Class and no Modality).
+
+    Raises
+    ------
+    Whatever pydicom raises on a broken file; the caller answers for all of them.
+    """
+    with path.open("rb") as stream:
+        has_preamble = stream.read(132)[128:] == b"DICM"
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_KEYWORDS, force=not has_preamble)
+        syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")) if hasattr(dataset, "file_meta") else ""
+        implicit, little = dataset.original_encoding
+        if not syntax:
+            syntax = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+        offset, length = _pixel_place(stream, bool(implicit), bool(little), syntax)
+    return _facts(dataset, path, relative, syntax, offset, length)
+
+
+def _pixel_place(stream: BinaryIO, implicit: bool, little: bool, syntax: str) -> tuple[int | None, int]:
+    """Offset and length of the pixel data's value, the stream standing at its tag."""
+    if syntax == "1.2.840.10008.1.2.1.99":
+        return -1, 0
+    order: Literal["little", "big"] = "little" if little else "big"
+    head = stream.read(12)
+    if len(head) < 8:
+        return None, 0
+    tag = (int.from_bytes(head[:2], order) << 16) | int.from_bytes(head[2:4], order)
+    if tag not in PIXEL_TAGS:
+        return None, 0
+    if implicit:
+        return stream.tell() - len(head) + 8, int.from_bytes(head[4:8], order)
+    return stream.tell(), int.from_bytes(head[8:12], order)
+
+
+def _facts(
+    dataset: Dataset, path: Path, relative: str, syntax: str, offset: int | None, length: int
+) -> SliceHeader | None:
+    sop_class, modality = text_of(dataset, "SOPClassUID"), text_of(dataset, "Modality").upper()
+    if not sop_class and not modality:
+        return None
+    allocated = integer_of(dataset, "BitsAllocated", 16)
+    stored = integer_of(dataset, "BitsStored", allocated)
+    signed = integer_of(dataset, "PixelRepresentation", 0) == 1
+    identifiers = [text_of(dataset, word) for word in ("PatientName", "PatientID", "AccessionNumber")]
+    identifiers += [*texts_of(dataset, "OtherPatientIDs"), *texts_of(dataset, "OtherPatientNames")]
+    contrast = text_of(dataset, "ContrastBolusAgent")
+    n_frames = max(integer_of(dataset, "NumberOfFrames", 1), 1)
+    return SliceHeader(
+        path=path,
+        relative=relative,
+        sop_instance_uid=text_of(dataset, "SOPInstanceUID"),
+        series_instance_uid=text_of(dataset, "SeriesInstanceUID"),
+        study_instance_uid=text_of(dataset, "StudyInstanceUID"),
+        patient_id=text_of(dataset, "PatientID"),
+        issuer=text_of(dataset, "IssuerOfPatientID"),
+        study_date=text_of(dataset, "StudyDate"),
+        frame_of_reference_uid=text_of(dataset, "FrameOfReferenceUID"),
+        identifiers=tuple(item for item in identifiers if item),
+        sop_class_uid=sop_class,
+        modality=modality,
+        image_type=tuple(item.upper() for item in texts_of(dataset, "ImageType")),
+        transfer_syntax=syntax,
+        rows=integer_of(dataset, "Rows", 0),
+        columns=integer_of(dataset, "Columns", 0),
+        samples_per_pixel=integer_of(dataset, "SamplesPerPixel", 1),
+        bits_allocated=allocated,
+        bits_stored=stored,
+        high_bit=integer_of(dataset, "HighBit", stored - 1),
+        signed=signed,
+        position=numbers_of(dataset, "ImagePositionPatient", 3),
+        orientation=numbers_of(dataset, "ImageOrientationPatient", 6),
+        pixel_spacing=numbers_of(dataset, "PixelSpacing", 2),
+        rescale_slope=number_of(dataset, "RescaleSlope"),
+        rescale_intercept=number_of(dataset, "RescaleIntercept"),
+        rescale_type=text_of(dataset, "RescaleType").upper(),
+        padding_value=padding_of(dataset, "PixelPaddingValue", signed, allocated),
+        padding_limit=padding_of(dataset, "PixelPaddingRangeLimit", signed, allocated),
+        lossy=text_of(dataset, "LossyImageCompression") == "01",
+        burned_in=text_of(dataset, "BurnedInAnnotation").upper() == "YES",
+        acquisition=(text_of(dataset, "AcquisitionNumber"), text_of(dataset, "TemporalPositionIdentifier")),
+        manufacturer=text_of(dataset, "Manufacturer"),
+        model_name=text_of(dataset, "ManufacturerModelName"),
+        kernel=" ".join(texts_of(dataset, "ConvolutionKernel")),
+        slice_thickness_mm=number_of(dataset, "SliceThickness"),
+        kvp=number_of(dataset, "KVP"),
+        exposure_mas=number_of(dataset, "Exposure"),
+        contrast=contrast.upper() not in ("", "NO", "NONE") if "ContrastBolusAgent" in dataset else None,
+        patient_sex=text_of(dataset, "PatientSex").upper(),
+        patient_age=text_of(dataset, "PatientAge").upper(),
+        n_frames=n_frames,
+        pixel_offset=offset,
+        pixel_length=length,
+        frames=read_frames(dataset, n_frames),
+    )

@@ -1,0 +1,125 @@
+"""From stored values to int16 HU: rescale of each slice, padding outside the field of view, plausibility."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.intake.headers import SliceHeader
+
+#: below this nothing is real: scanners write -1024 for air, -2000, -2048 or -3024 outside the field of view
+UNREAL_HU = -1500
+#: a padding value that maps into this range could also be tissue
+_TISSUE_HU = (-900.0, 3071.0)
+#: an added or forgotten 1000 or 1024 moves every part of a slice's histogram by at least this
+_JUMP_HU = 500.0
+#: and by the same amount, within this
+_JUMP_SPREAD_HU = 150.0
+_PERCENTILES = (5, 25, 50, 75, 95)
+_INT16 = np.iinfo(np.int16)
+
+
+@dataclass(frozen=True)
+class HounsfieldSlice:
+    """One plane: int16 HU (rows, columns), a mask of padding where any, and how many values were clipped.
+
+    percentiles: of the HU before padding is replaced, without padding that the header names.
+    """
+
+    hu: NDArray[np.int16]
+    padding_voxels: int
+    clipped: int
+    percentiles: tuple[float, ...]
+
+
+def to_hounsfield(stored: NDArray[np.int32], header: SliceHeader, padding_hu: int) -> HounsfieldSlice:
+    """HU of one plane from its stored values (PS3.3 C.11.1: value * slope + intercept), padding set to `padding_hu`.
+
+    Fractions are rounded to the nearest integer. Only voxels with the header's padding value, or below UNREAL_HU,
+    change; where the padding value could be tissue, only what is connected to the rim of the plane is padding.
+    """
+    slope, intercept = header.rescale_slope or 1.0, header.rescale_intercept or 0.0
+    whole = slope == 1.0 and float(intercept).is_integer()
+    wide = stored + np.int32(intercept) if whole else np.rint(stored * slope + intercept)
+    lowest, highest = wide.min(), wide.max()
+    clipped = 0
+    if lowest < _INT16.min or highest > _INT16.max:
+        clipped = int(np.count_nonzero((wide < _INT16.min) | (wide > _INT16.max)))
+        wide = np.clip(wide, _INT16.min, _INT16.max)
+    hu = wide.astype(np.int16)
+
+    named = _named_padding(stored, header, slope, intercept)
+    unreal = hu <= UNREAL_HU if lowest <= UNREAL_HU else None
+    sample = hu[::4, ::4]
+    real = sample if named is None else sample[~named[::4, ::4]]
+    percentiles = tuple(np.percentile(real, _PERCENTILES).tolist()) if real.size else ()
+    padding = named if unreal is None else unreal if named is None else named | unreal
+    count = 0
+    if padding is not None:
+        changed = padding & (hu != padding_hu)
+        count = int(np.count_nonzero(changed))
+        hu[changed] = padding_hu
+    return HounsfieldSlice(hu, count, clipped, percentiles)
+
+
+def _named_padding(
+    stored: NDArray[np.int32], header: SliceHeader, slope: float, intercept: float
+) -> NDArray[np.bool_] | None:
+    """Mask of PixelPaddingValue (to PixelPaddingRangeLimit where given); None where there is none."""
+    if header.padding_value is None:
+        return None
+    limit = header.padding_value if header.padding_limit is None else header.padding_limit
+    low, high = min(header.padding_value, limit), max(header.padding_value, limit)
+    mask = stored == low if low == high else (stored >= low) & (stored <= high)
+    if not mask.any():
+        return None
+    ends_hu = sorted((low * slope + intercept, high * slope + intercept))
+    if ends_hu[1] > _TISSUE_HU[0] and ends_hu[0] < _TISSUE_HU[1]:
+        labels, _ = ndimage.label(mask)
+        rim = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
+        mask = np.isin(labels, np.setdiff1d(rim, [0]))
+        if not mask.any():
+            return None
+    return np.asarray(mask)
+
+
+def jumping_slice(percentiles: list[tuple[float, ...]]) -> tuple[int, float] | None:
+    """First slice whose whole histogram stands off its neighbour's by one large amount, and that amount in HU.
+
+    Anatomy moves parts of the histogram; a wrong intercept moves all of it alike.
+    """
+    previous: tuple[float, ...] = ()
+    for index, current in enumerate(percentiles):
+        if not current:
+            continue
+        if previous:
+            shift = np.subtract(current, previous)
+            if abs(np.median(shift)) >= _JUMP_HU and np.ptp(shift) <= 2 * _JUMP_SPREAD_HU:
+                return index, float(np.median(shift))
+        previous = current
+    return None
+
+
+def implausibility(hu: NDArray[np.int16], padding_hu: int) -> str:
+    """Why the values of a volume (k, j, i) cannot be HU of a patient, or "".
+
+    A patient has soft tissue near 0 HU; a volume that has nothing above -500, or nothing below +500, has another scale.
+    """
+    sample = hu[:: max(len(hu) // 32, 1), ::4, ::4]
+    values = sample[sample != padding_hu]
+    if values.size == 0:
+        return "nothing but padding"
+    dense = float(np.mean(values > -500))
+    if dense < 0.002:
+        return f"{100 * dense:.2f} % of the voxels are above -500 HU"
+    sparse = float(np.mean(values < 500))
+    if sparse < 0.2:
+        return f"{100 * (1 - sparse):.0f} % of the voxels are above 500 HU"
+    if float(np.percentile(values, 1)) >= 0 and float(np.percentile(values, 90)) >= 800:
+        return "no voxel below 0 HU and a tenth of them above 800 HU"
+    if int(values.max()) == int(values.min()):
+        return "all voxels are equal"
+    return ""

@@ -1,0 +1,235 @@
+"""One series from its headers to a stored HU volume, or to the reason why not."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_contracts.errors import DecodeError, GeometryError, WorkspaceError
+from data_contracts.params import IngestParams
+from data_contracts.reasons import ReasonCode
+from data_contracts.series import QualityFinding, Rejection, SeriesRecord, SourceIdentity
+from data_contracts.volume import CTVolume
+from pipeline.intake.check import Part, make_parts
+from pipeline.intake.codecs import read_stored
+from pipeline.intake.deidentify import Pseudonymizer, clean_age_years, clean_label
+from pipeline.intake.discover import RawSeries
+from pipeline.intake.geometry import Refusal
+from pipeline.intake.headers import SliceHeader
+from pipeline.intake.hounsfield import implausibility, jumping_slice, to_hounsfield
+from pipeline.intake.store import store_series, volume_name
+from pipeline.intake.triage import is_derived, is_lossy, triage
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+#: decoders release the GIL; more threads only cost memory
+_MAX_THREADS = 4
+
+
+@dataclass(frozen=True)
+class _Pixels:
+    """hu: int16 (k, j, i), padding replaced. padding_voxels, clipped: how many values were changed."""
+
+    hu: NDArray[np.int16]
+    padding_voxels: int
+    clipped: int
+
+
+def ingest_series(
+    raw: RawSeries, pseudonymizer: Pseudonymizer, params: IngestParams, series_root: Path, site: str
+) -> list[SeriesRecord | Rejection]:
+    """Check, decode and store one series; several records where several acquisitions shared its UID.
+
+    Every object of the series ends in a record or in a rejection. The record names its volume relative to the
+    parent of `series_root`.
+
+    Raises
+    ------
+    WorkspaceError: `series_root` cannot be written for another reason than a full disk.
+    """
+    planes, refusals = triage(raw.slices, params)
+    outcome: list[SeriesRecord | Rejection] = [_rejection(raw, refusal, pseudonymizer) for refusal in refusals]
+    if not planes:
+        return outcome
+    for part in make_parts(planes, params):
+        stored = (
+            part if isinstance(part, Refusal) else _ingest_part(raw, part, pseudonymizer, params, series_root, site)
+        )
+        outcome.append(_rejection(raw, stored, pseudonymizer) if isinstance(stored, Refusal) else stored)
+    return outcome
+
+
+def _ingest_part(
+    raw: RawSeries, part: Part, pseudonymizer: Pseudonymizer, params: IngestParams, series_root: Path, site: str
+) -> SeriesRecord | Refusal:
+    pixels = _decode(part.slices, params)
+    if isinstance(pixels, Refusal):
+        return pixels
+    if why := implausibility(pixels.hu, params.padding_hu):
+        return Refusal(ReasonCode.IMPLAUSIBLE_HU, why, part.slices)
+    frame = part.slices[0].frame_of_reference_uid
+    try:
+        volume = CTVolume(pixels.hu, part.grid.affine, pseudonymizer.uid_key(frame) if frame else "")
+    except GeometryError as error:
+        return Refusal(ReasonCode.MISSING_GEOMETRY, error.what, part.slices)
+    record = _record(raw, part, pixels, volume, pseudonymizer, params, series_root, site)
+    try:
+        return store_series(series_root, record, volume)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            need = volume.hu.nbytes >> 20
+            return Refusal(ReasonCode.LOW_DISK_SPACE, f"{need} MiB for the volume", part.slices)
+        raise WorkspaceError(
+            f"the workspace cannot be written ({os.strerror(error.errno or 0)})", todo="Check its permissions."
+        ) from None
+
+
+def _decode(slices: Sequence[SliceHeader], params: IngestParams) -> _Pixels | Refusal:
+    """All planes as HU, or the first one that cannot be had."""
+    if float(len(slices)) * slices[0].rows * slices[0].columns > 2**33:
+        return Refusal(ReasonCode.PIXEL_DECODE_FAILED, "larger than any CT volume", tuple(slices))
+    hu: NDArray[np.int16] = np.empty((0, 0, 0), dtype=np.int16)
+    padding = np.zeros(len(slices), dtype=np.int64)
+    clipped = np.zeros(len(slices), dtype=np.int64)
+    percentiles: list[tuple[float, ...]] = [()] * len(slices)
+
+    def decode(index: int) -> NDArray[np.int16] | Refusal:
+        header = slices[index]
+        try:
+            plane = to_hounsfield(read_stored(header), header, params.padding_hu)
+        except (DecodeError, OSError) as error:
+            why = error.what if isinstance(error, DecodeError) else "the file cannot be read"
+            return Refusal(ReasonCode.PIXEL_DECODE_FAILED, f"slice {index + 1} of {len(slices)}: {why}", (header,))
+        padding[index], clipped[index] = plane.padding_voxels, plane.clipped
+        percentiles[index] = plane.percentiles
+        return plane.hu
+
+    # the first plane alone: a header that lies about its size is caught before memory is asked for
+    first = decode(0)
+    if isinstance(first, Refusal):
+        return first
+    hu = np.empty((len(slices), *first.shape), dtype=np.int16)
+    hu[0] = first
+
+    def fill(index: int) -> Refusal | None:
+        plane = decode(index)
+        if isinstance(plane, Refusal):
+            return plane
+        hu[index] = plane
+        return None
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
+        for failure in pool.map(fill, range(1, len(slices))):
+            if failure is not None:
+                pool.shutdown(wait=True, cancel_futures=True)
+                return failure
+    if (jump := jumping_slice(percentiles)) is not None:
+        index, amount = jump
+        detail = f"all values of slice {index + 1} stand {amount:+.0f} HU off those of slice {index}"
+        return Refusal(ReasonCode.IMPLAUSIBLE_HU, detail, (slices[index - 1], slices[index]))
+    return _Pixels(hu, int(padding.sum()), int(clipped.sum()))
+
+
+def _findings(part: Part, pixels: _Pixels, params: IngestParams) -> tuple[QualityFinding, ...]:
+    found = list(part.findings)
+    first = part.slices[0]
+    if pixels.padding_voxels:
+        detail = f"{pixels.padding_voxels} voxels set to {params.padding_hu} HU"
+        found.append(QualityFinding(code=ReasonCode.PADDING_REPLACED, detail=detail))
+    if pixels.clipped:
+        found.append(QualityFinding(code=ReasonCode.HU_OUT_OF_RANGE, detail=f"{pixels.clipped} voxels clipped"))
+    if lossy := sum(is_lossy(header) for header in part.slices):
+        found.append(QualityFinding(code=ReasonCode.LOSSY_COMPRESSION, detail=f"{lossy} slices"))
+    if is_derived(first):
+        found.append(QualityFinding(code=ReasonCode.DERIVED_IMAGE, detail="computed from other images; values are HU"))
+    if first.rescale_type not in ("", "HU"):
+        found.append(QualityFinding(code=ReasonCode.RESCALE_TYPE_NOT_HU, detail="unspecified; values look like HU"))
+    return tuple(found)
+
+
+def _record(
+    raw: RawSeries,
+    part: Part,
+    pixels: _Pixels,
+    volume: CTVolume,
+    pseudonymizer: Pseudonymizer,
+    params: IngestParams,
+    series_root: Path,
+    site: str,
+) -> SeriesRecord:
+    first = part.slices[0]
+    # nobody's id is no id: such patients are told apart by their study
+    patient = pseudonymizer.patient_key(first.patient_id or f"study {first.study_instance_uid}", first.issuer)
+    digest = hashlib.sha256(volume.hu.data.cast("B")).hexdigest()
+    uids = [header.sop_instance_uid for header in part.slices]
+    facts = [patient, sorted(uids), digest, np.round(volume.affine, 6).tolist(), params.compress]
+    series_key = pseudonymizer.key("series", json.dumps(facts))
+
+    def label(text: str) -> str:
+        return clean_label(text, first.identifiers)
+
+    return SeriesRecord(
+        series_key=series_key,
+        study_key=pseudonymizer.uid_key(first.study_instance_uid),
+        patient_key=patient,
+        site=site,
+        volume_path=f"{series_root.name}/{series_key}/{volume_name(params.compress)}",
+        n_slices=len(part.slices),
+        shape_kji=volume.shape_kji,
+        spacing_kji_mm=volume.spacing_kji_mm,
+        affine_lps=tuple(tuple(line) for line in volume.affine.tolist()),
+        series_uid_key=raw.series_uid_key,
+        frame_of_reference_key=volume.frame_of_reference_key,
+        sop_uid_keys=tuple(pseudonymizer.uid_key(uid) for uid in uids),
+        pixel_sha256=digest,
+        source_path=pseudonymizer.path(raw.relative),
+        transfer_syntax=clean_uid(first.transfer_syntax),
+        kernel=label(first.kernel),
+        manufacturer=label(first.manufacturer),
+        model_name=label(first.model_name),
+        slice_thickness_mm=first.slice_thickness_mm,
+        kvp=first.kvp,
+        exposure_mas=first.exposure_mas,
+        contrast=first.contrast,
+        patient_sex=first.patient_sex if first.patient_sex in ("M", "F", "O") else "",
+        patient_age_years=clean_age_years(first.patient_age),
+        study_date_shifted=pseudonymizer.shift_date(patient, first.study_date),
+        padding_hu=params.padding_hu if pixels.padding_voxels else None,
+        padding_voxels=pixels.padding_voxels,
+        findings=_findings(part, pixels, params),
+        identity=_identity(first) if pseudonymizer.keep_identity else None,
+    )
+
+
+def clean_uid(uid: str) -> str:
+    """A standard DICOM UID as it is; anything else could be someone's."""
+    return uid if uid.startswith("1.2.840.10008.") and len(uid) <= 32 else ""
+
+
+def _identity(header: SliceHeader) -> SourceIdentity:
+    return SourceIdentity(
+        patient_id=header.patient_id,
+        study_instance_uid=header.study_instance_uid,
+        series_instance_uid=header.series_instance_uid,
+    )
+
+
+def _rejection(raw: RawSeries, refusal: Refusal, pseudonymizer: Pseudonymizer) -> Rejection:
+    first = raw.slices[0]
+    uids = dict.fromkeys(header.sop_instance_uid for header in refusal.slices)
+    return Rejection(
+        path=pseudonymizer.path(raw.relative),
+        reason=refusal.reason,
+        detail=refusal.detail,
+        sop_instance_uids=pseudonymizer.uids(uids),
+        patient_id=first.patient_id if pseudonymizer.keep_identity else None,
+        series_instance_uid=first.series_instance_uid if pseudonymizer.keep_identity else None,
+    )

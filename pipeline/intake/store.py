@@ -1,0 +1,92 @@
+"""One folder a series, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from data_contracts.errors import ContractError
+from data_contracts.series import SeriesRecord
+from data_contracts.volume import CTVolume
+from pipeline.imaging.nifti import write_nifti
+
+RECORD_NAME = "series.json"
+_STALE_S = 3600
+
+
+def volume_name(compress: bool) -> str:
+    """File name of a volume."""
+    return "volume.nii.gz" if compress else "volume.nii"
+
+
+def store_series(series_root: Path, record: SeriesRecord, volume: CTVolume) -> SeriesRecord:
+    """Write volume and record below `series_root`/<series_key>; a series that is already there stays as it is.
+
+    Two processes may store the same series at once: one rename wins, both see a whole folder.
+
+    Raises
+    ------
+    OSError: the disk is full or cannot be written; nothing is left behind.
+    """
+    target = series_root / record.series_key
+    if (kept := _kept(target, record)) is not None:
+        return kept
+    series_root.mkdir(parents=True, exist_ok=True)
+    _remove_stale(series_root, record.series_key)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{record.series_key}.", suffix=".tmp", dir=series_root))
+    try:
+        name = Path(record.volume_path).name
+        write_nifti(temporary / name, volume)
+        _sync(temporary / name)
+        record.write(temporary / RECORD_NAME)
+        temporary.chmod(0o755)
+        _sync(temporary)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if (kept := _kept(target, record)) is not None:
+                return kept
+            # what stands there is not a series: half deleted, or by another program
+            broken = Path(tempfile.mkdtemp(prefix=f".{record.series_key}.", suffix=".tmp", dir=series_root))
+            with contextlib.suppress(FileNotFoundError):
+                target.replace(broken)
+            temporary.rename(target)
+            shutil.rmtree(broken, ignore_errors=True)
+        _sync(series_root)
+        return record
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _kept(target: Path, record: SeriesRecord) -> SeriesRecord | None:
+    """The stored record, with identity added or taken away as now asked for; None where the series is not whole."""
+    try:
+        stored = SeriesRecord.read(target / RECORD_NAME)
+    except ContractError:
+        return None
+    if not (target / Path(stored.volume_path).name).is_file():
+        return None
+    if stored.identity != record.identity:
+        stored = stored.model_copy(update={"identity": record.identity, "source_path": record.source_path})
+        stored.write(target / RECORD_NAME)
+    return stored
+
+
+def _remove_stale(series_root: Path, series_key: str) -> None:
+    """Remove what a killed process left of this series; an hour keeps clear of one that is still writing."""
+    for left in series_root.glob(f".{series_key}.*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _STALE_S:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
