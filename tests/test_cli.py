@@ -1,0 +1,90 @@
+"""The command line: quick help, one clear line for wrong input, the right exit status, exactly one JSON record."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def noduleflow(*arguments: str, workspace: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows", *(("--workspace", str(workspace)) if workspace else ()), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom flows.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'mlflow', 'prefect', 'monai', 'pandas', 'pydicom', 'highdicom') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_names_every_command_of_the_design() -> None:
+    started = time.monotonic()
+    text = noduleflow("--help").stdout
+    assert time.monotonic() - started < 10
+    for command in (
+        "demo ingest annotate prepare features import-npz train evaluate compare promote rollback audit review "
+        "feedback run serve status doctor"
+    ).split():
+        assert f"\n  {command} " in text, command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["no-such-command"], 2, "No such command"),
+        (["ingest"], 2, "Missing argument"),
+        (["ingest", "/no/such/folder"], 2, "does not exist"),
+        (["train", "--preset", "no-such-preset"], 2, "no preset 'no-such-preset'"),
+        (["train", "--preset", "probe", "--set", "learning_rat=1"], 2, "unknown parameter 'learning_rat'"),
+        (["train", "--preset", "probe", "--set", "epochs=0"], 2, "parameter 'epochs'"),
+        (["train", "--preset", "probe", "--set", "epochs"], 2, "KEY=VALUE"),
+        (["annotate", "x.csv", "--format", "excel"], 2, "unknown annotation format 'excel'"),
+        (["run", "--config", "no-such.toml"], 2, "cannot be read"),
+        (["status"], 2, "there is no workspace"),
+    ],
+)
+def test_wrong_use_gives_one_line_and_status_2(arguments: list[str], status: int, words: str, tmp_path: Path) -> None:
+    done = noduleflow(*arguments, workspace=tmp_path / "ws")
+    assert done.returncode == status
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_an_empty_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = noduleflow("ingest", str(tmp_path / "empty"), workspace=tmp_path / "ws")
+    assert done.returncode == 2
+    assert "empty folder" in done.stderr
+
+
+def test_json_understood_anywhere_and_an_error_is_one_record(tmp_path: Path) -> None:
+    for arguments in (["--json", "status"], ["status", "--json"]):
+        done = noduleflow(*arguments, workspace=tmp_path / "ws")
+        record = json.loads(done.stdout)
+        assert record["exit_status"] == done.returncode == 2
+        assert "there is no workspace" in record["error"]
+
+
+def test_status_of_an_empty_workspace_is_one_json_record(tmp_path: Path) -> None:
+    done = noduleflow("status", "--json", workspace=tmp_path)
+    record = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert (record["series"], record["champion"], record["stuck"]) == (0, None, [])
+
+
+def test_a_setting_of_the_wrong_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODULEFLOW_THREADS", "many")
+    done = noduleflow("status", workspace=tmp_path)
+    assert done.returncode == 2
+    assert "NODULEFLOW_THREADS" in done.stderr
