@@ -45,6 +45,8 @@ _SECTION = ParagraphStyle(
 )  # fmt: skip
 _MARGIN = 16 * mm
 _WIDTH = A4[0] - 2 * _MARGIN
+#: reportlab insets every frame by this much.
+_FRAME_PADDING = 6
 #: Longest text that is set in full; a hostile header string must not fill a page.
 _LONGEST_TEXT = 600
 
@@ -66,7 +68,7 @@ def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:
         story += [PageBreak(), *_nodule_page(review, finding, number, len(findings), images)]
     buffer = io.BytesIO()
     document = SimpleDocTemplate(
-        buffer, pagesize=A4, leftMargin=_MARGIN, rightMargin=_MARGIN, topMargin=14 * mm, bottomMargin=18 * mm,
+        buffer, pagesize=A4, leftMargin=_MARGIN - _FRAME_PADDING, rightMargin=_MARGIN - _FRAME_PADDING, topMargin=14 * mm, bottomMargin=18 * mm,
         title=f"Nodule review {review.study_key}", author="noduleflow", subject=wording.NOT_DIAGNOSTIC,
         creator="noduleflow", invariant=1,
     )  # fmt: skip
@@ -180,9 +182,9 @@ def _nodule_page(
             wording.probability_rows(finding), _bar_colors(finding), strict=True
         )
     ]
-    meters = Table(bars, colWidths=[30 * mm, 64 * mm, None])
+    meters = Table(bars, colWidths=[31 * mm, 64 * mm, None])
     meters.setStyle(TableStyle([*_PLAIN.getCommands(), ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
-    story += [_text("PROBABILITY OF MALIGNANCY", _SECTION), meters]
+    story += [_text("PROBABILITY OF MALIGNANCY", _SECTION), meters, Spacer(1, 4)]
     left: list[Flowable] = [
         _text("SIZE AND PLACE", _SECTION),
         _rows(wording.measurement_rows(finding, review), _WIDTH / 2 - 8),
@@ -196,13 +198,14 @@ def _nodule_page(
     right.append(_text(f"Marked by: {finding.source}"))
     columns = Table([[left, right]], colWidths=[_WIDTH / 2, _WIDTH / 2], splitInRow=1)
     columns.setStyle(_PLAIN)
-    return [*story, columns, Spacer(1, 8), _answer_line()]
+    return [*story, columns, Spacer(1, 10), _answer_line()]
 
 
 def _answer_line() -> Table:
     """The answer by pen, for the printed page."""
     line = [_text(f"[  ] {word}") for word in ("accept", "reject", "correct", "malignant", "benign")]
-    table = Table([[_text("Reader's answer", _BOLD), *line, _text("Reader, date:")]])
+    widths = [31 * mm, *[24 * mm] * len(line), None]
+    table = Table([[_text("Reader's answer", _BOLD), *line, _text("Reader, date:")]], colWidths=widths)
     table.setStyle(TableStyle([("BOX", (0, 0), (-1, -1), 0.5, _LINE), ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
     return table
 
