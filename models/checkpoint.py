@@ -58,4 +58,3 @@ def load_network(directory: Path, card: ModelCard) -> NoduleNetwork:
             todo="Train again, or restore the folder from its source.",
         ) from None
     return network.eval()
-

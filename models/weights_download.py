@@ -42,7 +42,7 @@ def _download(url: str, path: Path, backbone: str) -> None:
 
     def connect() -> None:
         try:
-            outcome.append(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))  # noqa: S310 (torchvision's https)
+            outcome.append(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))
         except Exception as error:
             outcome.append(error)
 

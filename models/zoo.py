@@ -101,9 +101,7 @@ def _matched(backbone: Backbone, state: dict[str, Tensor], where: str) -> dict[s
     return found
 
 
-def _by_name(
-    backbone: Backbone, wanted: dict[str, Tensor], state: dict[str, Tensor]
-) -> dict[str, Tensor] | None:
+def _by_name(backbone: Backbone, wanted: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     stripped = {_strip(name): value for name, value in state.items()}
     if all(name in state and state[name].shape == value.shape for name, value in wanted.items()):
         return {name: state[name] for name in wanted}

@@ -1,0 +1,94 @@
+"""What a fit learns from: patches with labels for training and validation, unlabelled ones of a target site."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_contracts.errors import NothingUsableError, UsageError
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledPatches:
+    """Patches and what is known of them.
+
+    Attributes
+    ----------
+    patches: (n, *patch_shape), int16 HU or uint8 grey values.
+    labels: (n,), 0 or 1, NaN where indeterminate.
+    soft_labels: (n,), the readers' mean malignancy mapped to 0..1, NaN where unknown.
+    weights: (n,), how much a patch counts; 1 where None.
+    auxiliary: (n, k), other targets mapped to 0..1 (ratings, log-diameter), NaN where unknown.
+    """
+
+    patches: NDArray[np.generic]
+    labels: NDArray[np.floating]
+    soft_labels: NDArray[np.floating] | None = None
+    weights: NDArray[np.floating] | None = None
+    auxiliary: NDArray[np.floating] | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and len(value) != len(self.patches):
+                raise UsageError(f"{field.name} has {len(value)} rows, there are {len(self.patches)} patches")
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def rows(self, keep: NDArray[np.bool_] | NDArray[np.integer]) -> LabelledPatches:
+        """Some of the patches."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return LabelledPatches(**{name: None if value is None else value[keep] for name, value in values.items()})
+
+    def targets(self, soft_share: float) -> NDArray[np.float32]:
+        """(n,) in 0..1: label and readers' mean mixed; the mean alone where there is no label; NaN where neither."""
+        hard = np.asarray(self.labels, dtype=np.float32)
+        if self.soft_labels is None or soft_share == 0:
+            return hard
+        soft = np.asarray(self.soft_labels, dtype=np.float32)
+        mixed = (1 - soft_share) * hard + soft_share * soft
+        mixed = np.where(np.isnan(hard), soft, mixed)
+        return np.where(np.isnan(soft), hard, mixed)
+
+
+@dataclass(frozen=True, eq=False)
+class FitData:
+    """Training and validation patches of different patients, and unlabelled patches of the target site.
+
+    validation may be empty: the last epoch is then kept.
+    """
+
+    train: LabelledPatches
+    validation: LabelledPatches
+    target: NDArray[np.generic] | None = None
+
+    def check(self) -> None:
+        """Raises NothingUsableError where there is nothing to learn from: no patch, or one class only."""
+        labels = np.asarray(self.train.labels, dtype=np.float64)
+        if not (labels == 1).any() or not (labels == 0).any():
+            raise NothingUsableError(
+                f"the training split has {int((labels == 1).sum())} malignant and {int((labels == 0).sum())} benign "
+                "patches, both are needed",
+                todo="Give more annotated studies, or change the split or label parameters.",
+            )
+
+    def digest(self) -> str:
+        """sha256 of every array, so that a saved state of another fit is never taken up."""
+        total = hashlib.sha256()
+        for part in (self.train, self.validation):
+            for field in fields(part):
+                _update(total, field.name, getattr(part, field.name))
+        _update(total, "target", self.target)
+        return total.hexdigest()
+
+
+def _update(total: hashlib._Hash, name: str, values: NDArray[np.generic] | None) -> None:
+    total.update(name.encode())
+    if values is not None:
+        array = np.ascontiguousarray(values)
+        total.update(f"{array.dtype}{array.shape}".encode())
+        total.update(memoryview(array.reshape(-1).view(np.uint8)))

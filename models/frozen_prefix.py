@@ -1,0 +1,126 @@
+"""What the frozen stages make of every augmented patch, computed once and kept in memory.
+
+With the last stage unfrozen an epoch then costs only that stage; with none unfrozen it costs only
+the head. Without a frozen stage the images are made anew for every epoch instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data_contracts.errors import UsageError
+from data_contracts.model_card import InputSpec
+from models.augment import augment, draw_variant
+from models.backbones import pool
+from models.inputs import plane_count, to_images
+from models.network import mean_over_planes
+
+_FLOAT16_ABOVE_BYTES = 512 * 2**20
+_MOST_BYTES = 3 * 2**30
+_BATCH = 32
+
+
+class PatchInputs:
+    """Inputs of the learning part for a set of patches.
+
+    Parameters
+    ----------
+    prefix: the frozen stages, None where every stage learns.
+    pooled: no stage learns, so features (mean over pixels and planes) are kept instead of maps.
+    variants: how many augmented versions of each patch; the first is the patch itself.
+    """
+
+    def __init__(
+        self,
+        patches: NDArray[np.generic],
+        spec: InputSpec,
+        prefix: nn.Sequential | None,
+        *,
+        pooled: bool,
+        variants: int,
+        seed: int,
+    ) -> None:
+        self._patches = patches
+        self._spec = spec
+        self._prefix = prefix
+        self._pooled = pooled
+        self._variants = variants
+        self._seed = seed
+        self._planes = plane_count(spec)
+        self._cache: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def epoch(self, epoch: int, generator: torch.Generator) -> EpochInputs:
+        """Inputs of one epoch: every patch in one of its variants, drawn from `generator`."""
+        if self._prefix is None:
+            draws = draw_variant(len(self), self._planes, seed=self._seed, variant=epoch + 1)
+            return EpochInputs(lambda index: augment(self._images(index), draws.rows(index)).flatten(0, 1))
+        cache = self._filled_cache()
+        variant = torch.randint(0, self._variants, (len(self),), generator=generator)
+        return EpochInputs(lambda index: self._taken(cache[variant[index], index]))
+
+    def plain(self) -> EpochInputs:
+        """The patches without augmentation."""
+        if self._prefix is None:
+            return EpochInputs(lambda index: self._images(index).flatten(0, 1))
+        cache = self._filled_cache()
+        return EpochInputs(lambda index: self._taken(cache[0, index]))
+
+    def _taken(self, values: Tensor) -> Tensor:
+        return (values if self._pooled else values.flatten(0, 1)).float()
+
+    def _images(self, index: Tensor) -> Tensor:
+        return to_images(self._patches[index.numpy()], self._spec)
+
+    def _filled_cache(self) -> Tensor:
+        """(variants, n, P, C, h, w), or (variants, n, F) of pooled features."""
+        if self._cache is not None:
+            return self._cache
+        assert self._prefix is not None
+        self._prefix.eval()
+        n = len(self)
+        cache: Tensor | None = None
+        with torch.no_grad():
+            for variant, start in product(range(self._variants), range(0, n, _BATCH)):
+                if start == 0:
+                    draws = draw_variant(n, self._planes, seed=self._seed, variant=variant)
+                index = torch.arange(start, min(start + _BATCH, n))
+                images = self._images(index)
+                if variant > 0:
+                    images = augment(images, draws.rows(index))
+                maps = self._prefix(images.flatten(0, 1))
+                if self._pooled:
+                    values = mean_over_planes(pool(maps), self._planes)
+                else:
+                    values = maps.reshape(len(index), self._planes, *maps.shape[1:])
+                if cache is None:
+                    cache = self._allocate(values)
+                cache[variant, index] = values.to(cache.dtype)
+        self._cache = torch.zeros(self._variants, 0) if cache is None else cache
+        return self._cache
+
+    def _allocate(self, values: Tensor) -> Tensor:
+        shape = (self._variants, len(self), *values.shape[1:])
+        count = int(np.prod(shape))
+        if 2 * count > _MOST_BYTES:
+            raise UsageError(
+                f"the frozen stages' outputs would take {2 * count / 2**30:.1f} GiB",
+                where=f"{len(self)} patches in {self._variants} variants",
+                todo="Lower augmentations or input_size_px, or unfreeze fewer or all stages.",
+            )
+        return torch.empty(shape, dtype=torch.float16 if 4 * count > _FLOAT16_ABOVE_BYTES else torch.float32)
+
+
+class EpochInputs:
+    """`batch(index)`: inputs (B * P, C, h, w) of the learning stages, or features (B, F), for some patches."""
+
+    def __init__(self, batch: Callable[[Tensor], Tensor]) -> None:
+        self.batch = batch
