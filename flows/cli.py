@@ -83,7 +83,8 @@ session = Session()
 @app.callback()
 def _options(
     workspace: Annotated[
-        Path | None, typer.Option(help="Folder of everything a site produces (NODULEFLOW_WORKSPACE).", show_default=False)
+        Path | None,
+        typer.Option(help="Folder of all that a site produces.", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON record.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,

@@ -1,4 +1,4 @@
-"""Checks of the installation, each with what it found and what to do; nothing is changed but a probe in the workspace."""
+"""Checks of the installation, each with what it found and what to do."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def examine(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], s
             checks.append(examination())
         except NoduleflowError as error:
             checks.append(Check(getattr(examination, "__name__", "check").strip("_<>"), "failed", error.line()))
-    record = {"healthy": all(check.state != "failed" for check in checks), "checks": [asdict(check) for check in checks]}
+    record = {
+        "healthy": all(check.state != "failed" for check in checks),
+        "checks": [asdict(check) for check in checks],
+    }
     return record, "\n".join(f"{check.state:<8} {check.name:<9} {check.detail}" for check in checks)
 
 

@@ -1,4 +1,4 @@
-"""Prefect without a server to look after: one embedded server a workspace, shared by its runs, and tasks that keep secrets.
+"""Prefect without a server to look after: one embedded server a workspace, and tasks that keep secrets.
 
 Several runs at once share the server through a state file; the last one to leave stops it. A run that was killed
 leaves the server behind; the next run takes it over, and marks what the killed one left as Running as Crashed.
@@ -183,7 +183,9 @@ def scrubbed(function: Callable[P, R]) -> Callable[P, R]:
             place = f"{Path(frame.filename).name}:{frame.lineno}"
             detail = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
             raise NoduleflowError(
-                f"unexpected {type(error).__name__}{detail}", where=place, todo="Run again with --debug for the traceback."
+                f"unexpected {type(error).__name__}{detail}",
+                where=place,
+                todo="Run again with --debug for the traceback.",
             ) from None
 
     return guarded

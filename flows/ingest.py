@@ -41,7 +41,9 @@ class PrivateSeries(BaseModel):
 
 
 @step("discover")
-def discover_source(source: PrivatePaths, pseudonymizer: Pseudonymizer, params: IngestParams, scratch: Path) -> Discovery:
+def discover_source(
+    source: PrivatePaths, pseudonymizer: Pseudonymizer, params: IngestParams, scratch: Path
+) -> Discovery:
     return discover(source.paths[0], pseudonymizer, params, scratch)
 
 
@@ -148,9 +150,7 @@ def match_marks(
 
 
 @flow(name="annotate", log_prints=False)
-def annotate_flow(
-    workspace_root: str, files: PrivatePaths, file_format: str, keep_identity: bool
-) -> dict[str, Any]:
+def annotate_flow(workspace_root: str, files: PrivatePaths, file_format: str, keep_identity: bool) -> dict[str, Any]:
     """Annotation files into nodules.parquet; what does not match is in rejected.parquet.
 
     Files are matched together: some formats spread one nodule over a file a slice.

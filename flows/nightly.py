@@ -1,4 +1,4 @@
-"""Every stage in order: ingest, annotate, prepare, features, train, gate, review. Run again, it goes on where it was."""
+"""Every stage in order, from ingest to review; run again, it goes on where it was."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def nightly_flow(workspace_root: str, private: PrivatePlan, model_name: str) -> 
 
 def feature_params(params: TrainParams) -> FeatureParams:
     """The feature table that a probe of these parameters reads."""
-    return FeatureParams(**{name: getattr(params, name) for name in FeatureParams.model_fields if hasattr(params, name)})
+    return FeatureParams(
+        **{name: getattr(params, name) for name in FeatureParams.model_fields if hasattr(params, name)}
+    )
 
 
 def _ingest(workspace: Workspace, plan: RunPlan) -> dict[str, Any]:

@@ -3,29 +3,196 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from prefect import flow
+from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data_contracts.errors import NothingUsableError
 from data_contracts.features import FEATURE_TABLE, POOLED, FeatureCard
-from data_contracts.model_card import InputSpec
-from data_contracts.params import FeatureParams, LabelParams, PatchParams, SplitParams
+from data_contracts.manifest import Manifest
+from data_contracts.params import FeatureParams, LabelParams, Params, PatchParams, SplitParams, TrainParams
 from data_contracts.patches import DatasetCard
-from data_contracts.records import digest_of
+from data_contracts.records import atomic_path, digest_of, sha256_file
 from data_contracts.series import SeriesRecord
+from flows.backbone import initial_backbone
 from flows.engine import step
 from flows.progress import say, stage
 from flows.workspace import Workspace
-from pipeline.cohort.consensus import nodules_by_consensus
-from pipeline.cohort.dataset import PatchReader, assemble_dataset, extract_series_patches
+from models.inputs import input_spec
+from models.predict import extract_features
+from pipeline.cohort.consensus import nodules_by_consensus, nodules_for_patches
+from pipeline.cohort.dataset import (
+    PatchReader,
+    assemble_dataset,
+    dataset_id_of,
+    extract_series_patches,
+    finished_dataset,
+    patch_rows,
+)
 from pipeline.cohort.split import split_patients
 from pipeline.imaging.nifti import read_nifti
 
 
 @step("extract-patches")
-def extract_patches(workspace: Workspace, record: SeriesRecord, nodules: pd.DataFrame, params: PatchParams) -> Any:
-    return extract_series_patches(read_nifti(workspace.root / record.volume_path), nodules, params)
+def extract_part(
+    workspace: Workspace, record: SeriesRecord, nodules: pd.DataFrame, params: PatchParams, parts: Path
+) -> Path:
+    """Cut the patches of one series once; they wait in a file, so a kill costs no series twice."""
+    part = parts / f"{record.series_key}.npz"
+    if not part.exists():
+        volume = read_nifti(workspace.root / record.volume_path)
+        patches, padded = extract_series_patches(volume, nodules, params)
+        with atomic_path(part) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, patches=patches, padded=padded)
+    return part
+
+
+@step("assemble-dataset")
+def assemble(
+    workspace: Workspace,
+    parts: dict[str, Path],
+    groups: dict[str, pd.DataFrame],
+    records: dict[str, SeriesRecord],
+    manifest: Manifest,
+    params: PatchParams,
+    description: dict[str, Any],
+) -> DatasetCard:
+    """One dataset out of the parts of its series."""
+    arrays, rows = [], []
+    for key, part in parts.items():
+        with np.load(part, allow_pickle=False) as stored:
+            arrays.append(stored["patches"])
+            padded = stored["padded"]
+        record = records[key]
+        rows.append(
+            patch_rows(groups[key], padded, patient_key=record.patient_key, site=record.site, manifest=manifest)
+        )
+    return assemble_dataset(
+        workspace.datasets_root,
+        arrays,
+        pd.concat(rows, ignore_index=True),
+        value_unit="HU",
+        spacing_mm=params.spacing_mm,
+        patches_per_shard=params.patches_per_shard,
+        **description,
+    )
+
+
+@flow(name="prepare", task_runner=ThreadPoolTaskRunner(max_workers=max(2, os.cpu_count() or 2)), log_prints=False)
+def prepare_flow(
+    workspace_root: str, name: str, patch: PatchParams, split: SplitParams, label: LabelParams
+) -> dict[str, Any]:
+    """Patches around every annotated nodule of the workspace, as one dataset."""
+    workspace = Workspace(Path(workspace_root)).require()
+    records = {record.series_key: record for record in workspace.series_records()}
+    nodules = workspace.nodules()
+    nodules = nodules_for_patches(nodules_by_consensus(nodules[nodules["series_key"].isin(records)], label), patch)
+    if nodules.empty:
+        raise NothingUsableError(
+            "no annotated nodule in the workspace", todo="Run `noduleflow annotate` on the studies' annotations first."
+        )
+    groups = {str(key): group.reset_index(drop=True) for key, group in nodules.groupby("series_key")}
+    manifest = split_patients({records[key].patient_key for key in groups}, split)
+    description: dict[str, Any] = {
+        "name": name,
+        "kind": patch.kind,
+        "inputs": {
+            **{key: records[key].pixel_sha256 for key in groups},
+            "nodules": digest_of(nodules.to_json(orient="records", double_precision=10)),
+            "manifest": digest_of(manifest.model_dump(mode="json")),
+        },
+        "parameters": _dumped(patch=patch, split=split, label=label),
+    }
+    dataset_id = dataset_id_of(**description)
+    card = finished_dataset(workspace.datasets_root, dataset_id)
+    if card is not None:
+        say(f"prepare: dataset {dataset_id} is there already; nothing to do")
+    else:
+        with workspace.lock(f"prepare-{dataset_id}"):
+            parts_root = workspace.scratch_root / f"prepare-{dataset_id}"
+            parts = _extract_all(workspace, groups, records, patch, parts_root)
+            card = assemble(workspace, parts, groups, records, manifest, patch, description)
+            shutil.rmtree(parts_root, ignore_errors=True)
+    return {
+        "dataset_id": card.dataset_id,
+        "n_patches": sum(shard.n_patches for shard in card.shards),
+        "counts": card.counts,
+        "warnings": list(card.warnings),
+    }
+
+
+def _dumped(**params: Params) -> dict[str, object]:
+    return {name: value.model_dump(mode="json") for name, value in params.items()}
+
+
+def _extract_all(
+    workspace: Workspace,
+    groups: dict[str, pd.DataFrame],
+    records: dict[str, SeriesRecord],
+    params: PatchParams,
+    parts_root: Path,
+) -> dict[str, Path]:
+    with stage("prepare", len(groups)) as progress:
+        futures = [
+            extract_part.submit(workspace, records[key], group, params, parts_root) for key, group in groups.items()
+        ]
+        for future in as_completed(futures):
+            progress.advance(f"series {future.result().stem}")
+    return {key: parts_root / f"{key}.npz" for key in groups}
+
+
+@step("extract-features")
+def feature_table(workspace: Workspace, dataset_dir: Path, params: FeatureParams) -> tuple[Path, FeatureCard]:
+    """Write the feature table of a dataset once."""
+    reader = PatchReader(dataset_dir)
+    spec = input_spec(reader.card, TrainParams(input_size_px=params.input_size_px))
+    sample = np.asarray(reader.load(list(reader.index["patch_id"].head(64))))
+    backbone, weights = initial_backbone(
+        params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec
+    )
+    identity = digest_of([weights.sha256, params.model_dump(mode="json", exclude={"batch_size", "weights"})], length=8)
+    stem = Path(weights.source).stem.replace(" ", "_") if weights.pretrained else "none"
+    path = workspace.features_root / f"{dataset_dir.name}-{params.backbone}-{stem}-{identity}.parquet"
+    card = FeatureCard(
+        dataset_id=dataset_dir.name,
+        backbone=params.backbone,
+        weights=weights.source,
+        weights_sha256=weights.sha256,
+        n_features=backbone.n_features,
+        input_size_px=params.input_size_px,
+        device="cpu",
+    )
+    if path.exists():
+        say(f"features: {path.name} is there already; nothing to do")
+        return path, card
+    n_patches = len(reader.index)
+    ids = list(reader.index["patch_id"])
+    with stage("features", -(-n_patches // params.batch_size)) as progress:
+
+        def load(rows: slice) -> np.ndarray:
+            patches = np.asarray(reader.load(ids[rows]))
+            progress.advance(f"patches {rows.stop} of {n_patches}")
+            return patches
+
+        planes = extract_features(backbone, load, n_patches, spec, params.batch_size)
+    pooled = planes.mean(axis=1)
+    rows = [(patch, plane, planes[n, plane]) for n, patch in enumerate(ids) for plane in range(planes.shape[1])]
+    rows += [(patch, POOLED, pooled[n]) for n, patch in enumerate(ids)]
+    FEATURE_TABLE.write(path, pd.DataFrame(rows, columns=["patch_id", "plane", "vector"]))
+    card.write(path.with_suffix(".json"))
+    return path, card
+
+
+@flow(name="features", log_prints=False)
+def features_flow(workspace_root: str, dataset: str, params: FeatureParams) -> dict[str, Any]:
+    """Feature vectors of every patch of a dataset, per plane and pooled."""
+    workspace = Workspace(Path(workspace_root)).require()
+    path, card = feature_table(workspace, workspace.dataset(dataset), params)
+    n_vectors = len(FEATURE_TABLE.read(path))
+    return {"table": str(path), "n_vectors": n_vectors, "sha256": sha256_file(path), **card.model_dump(mode="json")}

@@ -1,4 +1,4 @@
-"""Promotion and rollback: gates, compare-and-set under a lock, and an audit that says what was meant and what was done."""
+"""Promotion and rollback: gates, compare-and-set under a lock, and an audit of what was meant and done."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ def promote(
         if champion == number:
             return _decision(settings, number, champion, promoted=True, gates=(), policy=policy)
         gates = _gates(registry, number, champion, policy)
-        decision = _decision(settings, number, champion, promoted=all(g.passed for g in gates), gates=gates, policy=policy)
+        decision = _decision(
+            settings, number, champion, promoted=all(g.passed for g in gates), gates=gates, policy=policy
+        )
         figures = decision.model_dump(mode="json", exclude={"model_name", "version"})
         if not decision.promoted:
             append_audit(workspace, actor=actor, action="promote_refused", subject=number, detail=figures)
@@ -139,9 +141,7 @@ def _decision(
     )
 
 
-def _gates(
-    registry: Registry, version: str, champion: str | None, policy: PromotionPolicy
-) -> tuple[GateResult, ...]:
+def _gates(registry: Registry, version: str, champion: str | None, policy: PromotionPolicy) -> tuple[GateResult, ...]:
     from pipeline.scoring.gates import promotion_gates
 
     folder, _ = registry.verified_folder(version)
@@ -163,5 +163,3 @@ def _smoke_test(registry: Registry, version: str) -> None:
     logits = Predictor.load(folder).logits(np.zeros((2, *card.input.patch_shape), dtype=np.int16))
     if logits.shape != (2,) or not np.isfinite(logits).all():
         raise GateRefusedError(f"version {version} gives no finite score", where=f"runs/{folder.name}")
-
-

@@ -68,7 +68,8 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     findings: list[Finding] = []
     for record in records:
         rows = nodules_by_consensus(nodules[nodules["series_key"] == record.series_key], LabelParams())
-        rows = rows[rows["diameter_mm"] >= params.min_diameter_mm]
+        rows = rows[rows["diameter_mm"] >= params.min_diameter_mm].reset_index(drop=True)
+        rows["source"] = rows["nodule_id"].map(nodules.groupby("nodule_id")["source"].first())
         if predictor is None or rows.empty:
             continue
         volume = read_nifti(workspace.root / record.volume_path)
@@ -135,7 +136,7 @@ def _findings(
                 probability_image_only=_known(scores["score_image"][number]),
                 n_readers=int(row["n_readers"]),
                 ratings={name: float(row[name]) for name in RATINGS if pd.notna(row.get(name))},
-                source=str(row.get("source", "")),
+                source=str(row["source"]),
                 padded=bool(cut[number][1]),
                 key_images=tuple(named),
             )

@@ -28,7 +28,9 @@ def existing_sources(sources: tuple[Path, ...]) -> PrivatePaths:
                 f"SOURCE {number} does not exist", where=str(source), todo="Name a folder, a file or an archive."
             )
         if source.is_dir() and not any(source.iterdir()):
-            raise UsageError(f"SOURCE {number} is an empty folder", where=str(source), todo="Name one with DICOM files.")
+            raise UsageError(
+                f"SOURCE {number} is an empty folder", where=str(source), todo="Name one with DICOM files."
+            )
         if not os.access(source, os.R_OK):
             raise UsageError(f"SOURCE {number} cannot be read", where=str(source), todo="Mend its permissions.")
     return PrivatePaths(paths=sources)

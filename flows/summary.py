@@ -69,4 +69,6 @@ def _row(row: ScoreFigures) -> tuple[str, ...]:
 def _aligned(rows: list[tuple[str, ...]], header: tuple[str, ...] | None = None) -> list[str]:
     table = [header, *rows] if header is not None else rows
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    return [
+        "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+    ]

@@ -17,20 +17,21 @@ from data_contracts.manifest import Split
 from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import AdaptationGateParams, EvaluateParams, TrainParams
 from data_contracts.records import atomic_path, digest_of, sha256_file, write_bytes_atomic
+from flows.backbone import initial_backbone
 from flows.engine import step
 from flows.evaluation import predictions_of, write_evaluation
 from flows.progress import say, stage
 from flows.registry import Registry
 from flows.tracking import log_run
 from flows.workspace import Workspace
-from models.backbones import Backbone, build_backbone
+from models.backbones import build_backbone
 from models.checkpoint import save_network
 from models.fit import fit_classifier
 from models.fit_data import FitData, LabelledPatches
 from models.fit_state import EpochRecord
-from models.inputs import input_spec, to_images
+from models.inputs import input_spec
 from models.predict import predict_logits
-from models.zoo import WeightsInfo, calibrate_batchnorm, load_weights
+from models.zoo import WeightsInfo, load_weights
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.split import check_no_leak
 from pipeline.scoring.adaptation_gate import decide_adaptation
@@ -126,10 +127,8 @@ def fit_network(workspace: Workspace, run_id: str, dataset_id: str, params: Trai
     adapted = name != SOURCE_ONLY
     used = params if adapted else params.model_copy(update={"adaptation": "none"})
     spec = input_spec(cohort.reader.card, params)
-    backbone, _ = initial_backbone(params)
-    if params.weights == "none":
-        sample = cohort.patches(cohort.train().head(_CALIBRATION_PATCHES))
-        calibrate_batchnorm(backbone, to_images(sample, spec).flatten(0, 1))
+    sample = cohort.patches(cohort.train().head(_CALIBRATION_PATCHES))
+    backbone, _ = initial_backbone(params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec)
     with stage(f"fit {name}", params.epochs) as progress:
         result = fit_classifier(
             cohort.fit_data(adapted=adapted),
@@ -149,12 +148,6 @@ def fit_network(workspace: Workspace, run_id: str, dataset_id: str, params: Trai
     with atomic_path(folder / "logits.parquet") as temporary:
         pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
     return name
-
-
-def initial_backbone(params: TrainParams) -> tuple[Backbone, WeightsInfo]:
-    """The backbone training starts from, and where its weights came from."""
-    backbone = build_backbone(params.backbone, seed=params.seed)
-    return backbone, load_weights(backbone, params.weights, params.weights_sha256)
 
 
 def _epoch_line(epoch: EpochRecord) -> str:
@@ -262,7 +255,7 @@ def log_and_register(workspace: Workspace, run_id: str, networks: list[str], mod
 def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_name: str) -> dict[str, Any]:
     """Fit, choose, evaluate, log and register; each stage is done once, whatever is killed when."""
     workspace = Workspace(Path(workspace_root))
-    _, weights = initial_backbone(params)
+    weights = load_weights(build_backbone(params.backbone, seed=params.seed), params.weights, params.weights_sha256)
     run_id = digest_of([TRAINING_VERSION, dataset_id, params.model_dump(mode="json"), weights.sha256])
     networks = [SOURCE_ONLY] if params.adaptation == "none" else [SOURCE_ONLY, params.adaptation]
     if params.adaptation != "none" and not params.target_site:

@@ -97,7 +97,7 @@ def rollback() -> None:
 
 @app.command()
 def audit(
-    verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain; status 1 where it is broken.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain.")] = False,
 ) -> None:
     """Show or verify the record of promotions, rollbacks and refusals."""
     from data_contracts.errors import ContractError

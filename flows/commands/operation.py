@@ -12,7 +12,7 @@ from flows.cli import app, session
 
 @app.command()
 def demo(
-    fast: Annotated[bool, typer.Option("--fast", help="A coarser cohort and shorter training, under two minutes.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="A coarser cohort, shorter training.")] = False,
     weights: Annotated[str, typer.Option(help="Local file with ResNet50 weights; auto asks torchvision.")] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of the phantom cohort.")] = 0,
 ) -> None:

@@ -62,7 +62,9 @@ def train_params(preset: str, overrides: dict[str, Any]) -> TrainParams:
     elif preset in preset_names():
         text, name = (resources.files("flows.presets") / f"{preset}.toml").read_text(), preset
     else:
-        raise UsageError(f"no preset {preset!r}", todo=f"Known: {', '.join(preset_names())}, or a path ending in .toml.")
+        raise UsageError(
+            f"no preset {preset!r}", todo=f"Known: {', '.join(preset_names())}, or a path ending in .toml."
+        )
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -1,0 +1,21 @@
+"""The backbone that features and training start from, the same one for both."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data_contracts.model_card import InputSpec
+from models.backbones import Backbone, build_backbone
+from models.inputs import to_images
+from models.zoo import WeightsInfo, calibrate_batchnorm, load_weights
+
+
+def initial_backbone(
+    name: str, weights: str, weights_sha256: str, seed: int, sample: np.ndarray, spec: InputSpec
+) -> tuple[Backbone, WeightsInfo]:
+    """A backbone with its weights; random ones get BatchNorm statistics from a sample of patches (n, *patch_shape)."""
+    backbone = build_backbone(name, seed=seed)
+    info = load_weights(backbone, weights, weights_sha256)
+    if not info.pretrained:
+        calibrate_batchnorm(backbone, to_images(sample, spec).flatten(0, 1))
+    return backbone, info
