@@ -72,11 +72,11 @@ def test_no_installed_package_ships_a_name_of_ours() -> None:
     assert not any(strangers.values()), strangers
 
 
-def test_no_module_is_named_like_a_module_of_python_or_a_package_of_ours() -> None:
-    taken = set(sys.stdlib_module_names) | set(PACKAGES)
-    # A module inside a package shadows nothing under absolute imports, except where its folder lands on sys.path.
-    names = {path for path in MODULES if path.stem in taken and path.stem != "__init__"}
-    assert [_relative(path) for path in sorted(names)] == []
+def test_no_module_of_a_package_is_named_like_a_module_of_python_or_a_package_of_ours() -> None:
+    # Orchestrators put the folder of a flow on sys.path; flows/html.py would then be everybody's `html`.
+    at_the_top = [path.stem for path in MODULES if len(path.relative_to(ROOT).parts) == 2 and path.stem != "__init__"]
+    assert sorted({*at_the_top} & ({*sys.stdlib_module_names} | {*PACKAGES})) == []
+    assert [_relative(path) for path in MODULES if path.stem in PACKAGES] == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=_relative)
@@ -102,7 +102,7 @@ def test_only_flows_reads_the_environment() -> None:
 
 
 def test_nothing_is_left_undone() -> None:
-    unfinished = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|NotImplemented" + r"Error)\b")
+    unfinished = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X)\b|raise NotImplemented" + r"Error")
     texts = {name: text for name, text in _tracked_text().items() if name.endswith((".py", ".md", ".sh", ".toml"))}
     assert [name for name, text in texts.items() if unfinished.search(text)] == []
 
@@ -115,7 +115,7 @@ def test_no_pickle_is_loaded() -> None:
 
 
 def test_no_tracked_file_names_a_package_index_or_a_path_of_a_machine() -> None:
-    address = re.compile(r"(extra-)?index-url\s*[= ]\s*\S*:|https?://\S+/(simple|packages)/|registry=http")
+    address = re.compile(r"(extra-)?index-url\s*[= ]\s*\S*:|https?://\S+/(simple|packages)/|registry=" + "http")
     machine = re.compile(r"(?<![\w.])/(home|root|Users|work|mnt)/\w")
     offenders = [
         name
