@@ -39,6 +39,8 @@ class NoduleAnnotation(Record):
     label: int | None = None
     ratings: dict[str, float] = {}
     source: str
+    #: where the mark stands in its file ("line 7"), for the one who must mend it
+    place: str = ""
     #: contours as (sop_instance_uid, z_mm, inclusion, ((column, row), ...)) in pixels
     contours: tuple[tuple[str, float, bool, tuple[tuple[float, float], ...]], ...] = ()
 
@@ -54,10 +56,7 @@ NODULE_TABLE = TableContract(
             "y_mm": pa.Column("float64"),
             "z_mm": pa.Column("float64"),
             "diameter_mm": pa.Column("float64", pa.Check.in_range(0.0, 500.0, include_min=False)),
-            **{
-                name: pa.Column("float64", pa.Check.in_range(1, top), nullable=True)
-                for name, top in RATINGS.items()
-            },
+            **{name: pa.Column("float64", pa.Check.in_range(1, top), nullable=True) for name, top in RATINGS.items()},
             "label": pa.Column("Int8", pa.Check.isin([0, 1]), nullable=True),
             "source": pa.Column(str),
         },
