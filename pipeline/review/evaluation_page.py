@@ -1,4 +1,4 @@
-"""report.html of a run: every figure with its interval, the size baseline beside it, and what the adaptation gate said."""
+"""report.html of a run: every figure with its interval and size baseline, and what the gate said."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def render_evaluation(report: EvaluationReport, predictions: pd.DataFrame | None
             policy=content_policy(style),
             style=Markup(style),
             sites=_sites(report.figures),
-            tables={"": _by_site(report.figures)} | {name: _by_site(rows) for name, rows in report.alternatives.items()},
+            tables={"": _by_site(report.figures)}
+            | {name: _by_site(rows) for name, rows in report.alternatives.items()},
             alternatives={name: _headline(rows) for name, rows in report.alternatives.items()},
             headline=_headline(report.figures),
             plots=[] if predictions is None else prediction_plots(predictions),

@@ -78,45 +78,42 @@ def check_feedback(feedback: ReaderFeedback, review: StudyReview) -> None:
             )
 
 
-def feedback_labels(feedbacks: Iterable[ReaderFeedback], reviews: Iterable[StudyReview] = ()) -> pd.DataFrame:
-    """One row an answer, in the order of LABEL_COLUMNS.
+def feedback_labels(feedback: ReaderFeedback, review: StudyReview) -> pd.DataFrame:
+    """One row an answer, with LABEL_COLUMNS.
 
-    `malignant` is Int8, NA where the reader left it open. `diameter_mm` is the corrected diameter; where the
-    reader accepted the finding and its report is among `reviews`, the measured one; NaN otherwise.
-    A reader who answered the same finding of the same model version again is taken at the last word.
+    `malignant` is Int8, NA where the reader left it open. `diameter_mm` is the corrected diameter, the measured
+    one where the reader accepted the finding, NaN otherwise.
     """
-    measured = {
-        (review.study_key, review.model_version, finding.finding_id): finding.measurement.mean_diameter_mm
-        for review in reviews
-        for finding in review.findings
-    }
-    rows = []
-    for feedback in feedbacks:
-        for answer in feedback.answers:
-            accepted = measured.get((feedback.study_key, feedback.model_version, answer.finding_id))
-            diameter_mm = accepted if answer.answer == "accept" else answer.diameter_mm
-            rows.append(
-                {
-                    "nodule_id": answer.nodule_id,
-                    "finding_id": answer.finding_id,
-                    "study_key": feedback.study_key,
-                    "answer": answer.answer,
-                    "malignant": answer.malignant,
-                    "diameter_mm": diameter_mm,
-                    "reason": answer.comment_code,
-                    "reader": feedback.reader,
-                    "model_version": feedback.model_version,
-                    "model_visible_first": feedback.model_visible_first,
-                    "time_utc": feedback.time_utc,
-                }
-            )
+    measured = {finding.finding_id: finding.measurement.mean_diameter_mm for finding in review.findings}
+    rows = [
+        {
+            "nodule_id": answer.nodule_id,
+            "finding_id": answer.finding_id,
+            "study_key": feedback.study_key,
+            "answer": answer.answer,
+            "malignant": answer.malignant,
+            "diameter_mm": measured.get(answer.finding_id) if answer.answer == "accept" else answer.diameter_mm,
+            "reason": answer.comment_code,
+            "reader": feedback.reader,
+            "model_version": feedback.model_version,
+            "model_visible_first": feedback.model_visible_first,
+            "time_utc": feedback.time_utc,
+        }
+        for answer in feedback.answers
+    ]
     table = pd.DataFrame(rows, columns=list(LABEL_COLUMNS))
     table["malignant"] = table["malignant"].astype("boolean").astype("Int8")
     table["diameter_mm"] = table["diameter_mm"].astype("float64")
+    return table
+
+
+def latest_labels(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Labels of many feedback files: a reader who answered a finding of one model version again has the last word."""
+    table = pd.concat([pd.DataFrame(columns=list(LABEL_COLUMNS)), *tables], ignore_index=True)
     when = pd.to_datetime(table["time_utc"], utc=True, format="ISO8601")
-    order = table.assign(when=when).sort_values("when", kind="stable").index
-    last = table.loc[order].drop_duplicates(["study_key", "finding_id", "reader", "model_version"], keep="last")
-    return last.sort_values(["study_key", "finding_id", "reader", "model_version"]).reset_index(drop=True)
+    one_answer = ["study_key", "finding_id", "reader", "model_version"]
+    ordered = table.loc[when.sort_values(kind="stable").index]
+    return ordered.drop_duplicates(one_answer, keep="last").sort_values(one_answer).reset_index(drop=True)
 
 
 def export_labels(labels: pd.DataFrame, path: Path) -> None:

@@ -44,9 +44,7 @@ def render_study(review: StudyReview, images: dict[str, bytes]) -> str:
         answer_data={
             "study_key": review.study_key,
             "model_version": review.model_version,
-            "findings": [
-                {"finding_id": finding.finding_id, "nodule_id": finding.nodule_id} for finding in findings
-            ],
+            "findings": [{"finding_id": finding.finding_id, "nodule_id": finding.nodule_id} for finding in findings],
         },
     )
 
@@ -71,9 +69,7 @@ def read_template(name: str) -> str:
 
 def content_policy(*inline: str) -> str:
     """Content security policy of a page that holds a style and, if given, a script, and loads nothing."""
-    digests = [
-        "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'" for text in inline
-    ]
+    digests = ["'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'" for text in inline]
     policy = ["default-src 'none'", "img-src data:", f"style-src {digests[0]}"]
     policy += [f"script-src {digest}" for digest in digests[1:]]
     return "; ".join([*policy, "base-uri 'none'", "form-action 'none'"])

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data_contracts.model_card import LUNG_WINDOW, MEDIASTINAL_WINDOW, Window
 from data_contracts.params import ReviewParams
 from data_contracts.volume import CTVolume
-from pipeline.review.planes import PLANE_LETTERS, sample_plane
+from pipeline.review.planes import PLANE_LETTERS, LpsPoint, sample_plane
 
 #: Side of a key image; drawn at OVERSAMPLING times that and reduced, so that marks have smooth edges.
 KEY_IMAGE_PX = 360
@@ -54,19 +54,18 @@ def view_of(file_name: str) -> str | None:
 
 def render_key_images(
     volume: CTVolume,
-    center_lps_mm: tuple[float, float, float],
+    center_lps_mm: LpsPoint,
     diameter_mm: float,
-    params: ReviewParams | None = None,
+    params: ReviewParams,
 ) -> dict[str, bytes]:
     """PNG of every view of KEY_VIEWS, each KEY_IMAGE_PX a side, RGB.
 
     The planes lie along the patient's axes whatever the affine of the volume. Close-ups show
     `params.key_image_size_mm`, more where the nodule would not fit with its surroundings.
     """
-    params = params or ReviewParams()  # type: ignore[call-arg]
     close_up_mm = max(params.key_image_size_mm, 2 * diameter_mm)
     overview_center, overview_mm = _whole_slice(volume, center_lps_mm)
-    slice_number = int(round(float(volume.to_kji(np.array(center_lps_mm))[0]))) + 1
+    slice_number = round(float(volume.to_kji(np.asarray(center_lps_mm))[0])) + 1
     images = {}
     for name, view in KEY_VIEWS.items():
         is_overview = name == "overview"
@@ -92,16 +91,14 @@ def to_grey(hu: NDArray[np.float32], window: Window) -> NDArray[np.uint8]:
     return np.asarray(np.clip((hu - low) / window.width_hu * 255 + 0.5, 0, 255), dtype=np.uint8)
 
 
-def _whole_slice(
-    volume: CTVolume, center_lps_mm: tuple[float, float, float]
-) -> tuple[tuple[float, float, float], float]:
+def _whole_slice(volume: CTVolume, center_lps_mm: LpsPoint) -> tuple[tuple[float, float, float], float]:
     """Centre and side in mm of the square that holds the volume's whole axial extent at the nodule's height."""
     last = np.array(volume.shape_kji) - 1
     corners = np.array([[k, j, i] for k in (0, last[0]) for j in (0, last[1]) for i in (0, last[2])])
     lps_mm = volume.to_lps_mm(corners)[:, :2]
     low, high = lps_mm.min(axis=0), lps_mm.max(axis=0)
     middle = (low + high) / 2
-    return (float(middle[0]), float(middle[1]), center_lps_mm[2]), float((high - low).max())
+    return (float(middle[0]), float(middle[1]), float(center_lps_mm[2])), float((high - low).max())
 
 
 class _Pen:

@@ -18,7 +18,8 @@ from scipy.spatial import ConvexHull, QhullError
 
 from data_contracts.review import Measurement
 from data_contracts.volume import CTVolume
-from pipeline.review.planes import sample_cube
+from pipeline.imaging.resample import resample_onto
+from pipeline.review.planes import LpsPoint
 
 #: An outline wider than this times the marked diameter has leaked into its surroundings.
 MAX_GROWTH = 1.6
@@ -29,20 +30,23 @@ MIN_CONTRAST_HU = 80.0
 #: Brightest "lung" that is believed; above, the shell around the mark holds no lung.
 MAX_LUNG_HU = -500.0
 
+#: How far the edge of a nodule is blurred by scanner, kernel and slice thickness, to either side.
+BLUR_MM = 1.5
+
 OUTLINED = "outlined by adaptive threshold and region growing"
 FALLBACK = "diameter of the mark (not outlined: {reason})"
 
 
-def measure(volume: CTVolume, center_lps_mm: tuple[float, float, float], diameter_mm: float) -> Measurement:
+def measure(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> Measurement:
     """Measure the nodule marked at `center_lps_mm` with about `diameter_mm`.
 
     Where no outline can be trusted the mark's diameter is returned, without axes and volume, and `method`
     says why.
     """
     spacing_mm = float(np.clip(diameter_mm / 20, 0.5, 1.0))
-    hu = sample_cube(volume, center_lps_mm, half_mm=1.6 * diameter_mm + 4, spacing_mm=spacing_mm)
+    hu = patient_cube(volume, center_lps_mm, half_mm=1.6 * diameter_mm + 4, spacing_mm=spacing_mm)
     try:
-        mask = outline(hu, diameter_mm, spacing_mm)
+        mask, volume_mm3 = outline(hu, diameter_mm, spacing_mm)
         long_mm, short_mm = axial_axes_mm(mask, spacing_mm)
         mean_mm = (long_mm + short_mm) / 2
         if mean_mm > MAX_GROWTH * diameter_mm:
@@ -56,18 +60,29 @@ def measure(volume: CTVolume, center_lps_mm: tuple[float, float, float], diamete
         mean_diameter_mm=round((round(long_mm, 1) + round(short_mm, 1)) / 2 + 1e-9, 1),
         long_axis_mm=round(long_mm, 1),
         short_axis_mm=round(short_mm, 1),
-        volume_mm3=round(float(mask.sum()) * spacing_mm**3),
+        volume_mm3=round(volume_mm3),
         mean_hu=round(float(hu[mask].mean())),
         method=OUTLINED,
     )
+
+
+def patient_cube(
+    volume: CTVolume, center_lps_mm: LpsPoint, *, half_mm: float, spacing_mm: float
+) -> NDArray[np.float32]:
+    """HU in a cube along the patient's axes around a point: (z, y, x) growing to superior, posterior and left."""
+    n = int(np.ceil(half_mm / spacing_mm))
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[::-1] * spacing_mm
+    affine[:3, 3] = np.asarray(center_lps_mm, dtype=np.float64) - n * spacing_mm
+    return resample_onto(volume, affine, (2 * n + 1,) * 3).hu.astype(np.float32)
 
 
 class OutlineError(Exception):
     """No outline that can be trusted; the message says why, in words for the report."""
 
 
-def outline(hu: NDArray[np.float32], diameter_mm: float, spacing_mm: float) -> NDArray[np.bool_]:
-    """Mask of the nodule in the middle of a cube (z, y, x) of HU; raises OutlineError."""
+def outline(hu: NDArray[np.float32], diameter_mm: float, spacing_mm: float) -> tuple[NDArray[np.bool_], float]:
+    """Mask of the nodule in the middle of a cube (z, y, x) of HU, and its volume in mm3; raises OutlineError."""
     radius_mm = diameter_mm / 2
     distance_mm = _distance_from_middle_mm(hu.shape, spacing_mm)
     core_hu, lung_hu = _core_and_lung_hu(hu, distance_mm, radius_mm)
@@ -89,7 +104,25 @@ def outline(hu: NDArray[np.float32], diameter_mm: float, spacing_mm: float) -> N
     limit = np.abs(distance_mm - limit_mm) < spacing_mm
     if mask[limit].mean() > 0.05:
         raise OutlineError("the outline leaks into neighbouring tissue")
-    return mask
+    share = (hu - lung_hu) / contrast_hu
+    return mask, _volume_mm3(mask, bright & ~mask, share, spacing_mm)
+
+
+def _volume_mm3(
+    mask: NDArray[np.bool_], others: NDArray[np.bool_], share: NDArray[np.float32], spacing_mm: float
+) -> float:
+    """Volume with the blurred border counted by its share of nodule, which loses nothing to the blur.
+
+    A blurred convex edge lies inside the real one at half height, so that counting voxels makes small nodules
+    smaller. What lies deeper than the blur counts whole (a nodule need not be even), other bright tissue not at all.
+    """
+    depth_mm = ndimage.distance_transform_edt(mask, sampling=spacing_mm)
+    height_mm = ndimage.distance_transform_edt(~mask, sampling=spacing_mm)
+    border = (depth_mm <= BLUR_MM) & (height_mm <= BLUR_MM) & ~others
+    # Without a free border on the side of a vessel or the pleura the mask's own edge stands.
+    free = ndimage.distance_transform_edt(~others, sampling=spacing_mm) > BLUR_MM
+    counted = np.where(border & free, np.minimum(share, 1.0), mask)
+    return float(counted.sum()) * spacing_mm**3
 
 
 def axial_axes_mm(mask: NDArray[np.bool_], spacing_mm: float) -> tuple[float, float]:

@@ -68,7 +68,8 @@ def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:
         story += [PageBreak(), *_nodule_page(review, finding, number, len(findings), images)]
     buffer = io.BytesIO()
     document = SimpleDocTemplate(
-        buffer, pagesize=A4, leftMargin=_MARGIN - _FRAME_PADDING, rightMargin=_MARGIN - _FRAME_PADDING, topMargin=14 * mm, bottomMargin=18 * mm,
+        buffer, pagesize=A4, leftMargin=_MARGIN - _FRAME_PADDING, rightMargin=_MARGIN - _FRAME_PADDING,
+        topMargin=14 * mm, bottomMargin=18 * mm,
         title=f"Nodule review {review.study_key}", author="noduleflow", subject=wording.NOT_DIAGNOSTIC,
         creator="noduleflow", invariant=1,
     )  # fmt: skip
@@ -135,7 +136,7 @@ def _finding_table(findings: list[Finding]) -> Table:
                 _text(wording.percent(finding.probability_size_only), _LABEL),
                 _text(wording.millimetres(size.mean_diameter_mm)),
                 _text(volume),
-                _text(finding.side or "–"),
+                _text(finding.side or "-"),
                 _text(str(finding.slice_number)),
             ]
         )
@@ -171,16 +172,14 @@ def _nodule_page(
     ]
     cell = (_WIDTH - 10) / 3
     if pictures:
-        cells = [_picture(KEY_VIEWS[view].caption, content, cell) for view, content in pictures]
-        cells += [""] * (-len(cells) % 3)
+        cells: list[list[Flowable]] = [_picture(KEY_VIEWS[view].caption, content, cell) for view, content in pictures]
+        cells += [[] for _ in range(-len(cells) % 3)]
         grid = Table([cells[row : row + 3] for row in range(0, len(cells), 3)], colWidths=[_WIDTH / 3] * 3)
         grid.setStyle(_PLAIN)
         story += [grid, Spacer(1, 4)]
     bars = [
         [_text(name), _meter(value, color, 60 * mm), _text(words, _BOLD)]
-        for (name, value, words), color in zip(
-            wording.probability_rows(finding), _bar_colors(finding), strict=True
-        )
+        for (name, value, words), color in zip(wording.probability_rows(finding), _bar_colors(finding), strict=True)
     ]
     meters = Table(bars, colWidths=[31 * mm, 64 * mm, None])
     meters.setStyle(TableStyle([*_PLAIN.getCommands(), ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))

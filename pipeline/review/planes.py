@@ -1,4 +1,4 @@
-"""Hounsfield units anywhere in the patient, for any affine: planes for pictures, cubes for measuring."""
+"""Planes of a volume for pictures: along the patient's axes for any affine, in radiological convention."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_contracts.volume import PADDING_HU, CTVolume
+
+#: A position in the patient, (x, y, z) in LPS mm.
+LpsPoint = tuple[float, float, float] | NDArray[np.float64]
 
 #: Columns and rows of a picture as directions in the patient (LPS), in radiological convention:
 #: patient right on the image's left, anterior or superior up.
@@ -27,19 +30,18 @@ PLANE_LETTERS: dict[str, tuple[str, str, str, str]] = {
 _SPLINE_MARGIN = 8
 
 
-def sample_hu(volume: CTVolume, lps_mm: NDArray[np.floating], *, order: int = 1) -> NDArray[np.float32]:
-    """HU at patient positions.
+def sample_hu(volume: CTVolume, lps_mm: NDArray[np.float64]) -> NDArray[np.float32]:
+    """HU at patient positions by cubic splines, which show a magnified nodule without the steps of linear ones.
 
     Parameters
     ----------
     lps_mm: (..., 3) = (x, y, z) in LPS mm.
-    order: 1 linear, 3 cubic spline.
 
     Returns
     -------
     float32 of the leading shape; PADDING_HU outside the volume.
     """
-    kji = volume.to_kji(np.asarray(lps_mm, dtype=np.float64))
+    kji = volume.to_kji(lps_mm)
     flat = kji.reshape(-1, 3)
     low = np.maximum(np.floor(flat.min(axis=0)).astype(int) - _SPLINE_MARGIN, 0)
     high = np.minimum(np.ceil(flat.max(axis=0)).astype(int) + _SPLINE_MARGIN + 1, volume.shape_kji)
@@ -48,7 +50,7 @@ def sample_hu(volume: CTVolume, lps_mm: NDArray[np.floating], *, order: int = 1)
     block = volume.hu[low[0] : high[0], low[1] : high[1], low[2] : high[2]].astype(np.float32)
     points = np.moveaxis(kji - low, -1, 0)
     # "nearest" carries the last slice on by half a voxel, which belongs to it; farther out there is nothing.
-    values = ndimage.map_coordinates(block, points, order=order, mode="nearest", output=np.float32)
+    values = ndimage.map_coordinates(block, points, order=3, mode="nearest", output=np.float32)
     shape = np.array(volume.shape_kji)
     outside = (kji < -0.5).any(axis=-1) | (kji > shape - 0.5).any(axis=-1)
     values[outside] = PADDING_HU
@@ -57,7 +59,7 @@ def sample_hu(volume: CTVolume, lps_mm: NDArray[np.floating], *, order: int = 1)
 
 def sample_plane(
     volume: CTVolume,
-    center_lps_mm: tuple[float, float, float],
+    center_lps_mm: LpsPoint,
     plane: str,
     *,
     size_mm: tuple[float, float],
@@ -78,23 +80,7 @@ def sample_plane(
     rows = _pixel_centres_mm(size_mm[0], shape_px[0])
     columns = _pixel_centres_mm(size_mm[1], shape_px[1])
     points = np.array(center_lps_mm) + rows[:, None, None] * down + columns[None, :, None] * across
-    return sample_hu(volume, points, order=3)
-
-
-def sample_cube(
-    volume: CTVolume, center_lps_mm: tuple[float, float, float], *, half_mm: float, spacing_mm: float
-) -> NDArray[np.float32]:
-    """A cube around a point with its edges along the patient's axes.
-
-    Returns
-    -------
-    float32 (z, y, x) in HU, odd number of voxels a side, the point in the middle voxel; index grows
-    towards superior, posterior and left.
-    """
-    n = int(np.ceil(half_mm / spacing_mm))
-    steps = np.arange(-n, n + 1) * spacing_mm
-    z, y, x = np.meshgrid(steps, steps, steps, indexing="ij")
-    return sample_hu(volume, np.stack([x, y, z], axis=-1) + np.array(center_lps_mm))
+    return sample_hu(volume, points)
 
 
 def _pixel_centres_mm(size_mm: float, n_px: int) -> NDArray[np.float64]:

@@ -36,7 +36,9 @@ def banners(review: StudyReview) -> list[Banner]:
     if not review.model.pretrained:
         shown.append(Banner("alarm", UNTRAINED, UNTRAINED_DETAIL))
     shown.append(Banner("info", NOT_DIAGNOSTIC, NOT_DIAGNOSTIC_DETAIL))
-    shown += [Banner("warning", "Please note", text) for text in (*review.warnings, *review.model.warnings)]
+    shown += [
+        Banner("warning", "Please note", text) for text in dict.fromkeys((*review.warnings, *review.model.warnings))
+    ]
     return shown
 
 
@@ -145,7 +147,7 @@ def reader_rows(finding: Finding) -> Rows:
     return [
         (name.replace("_", " ").capitalize(), f"{value:.1f} of {RATINGS[name]}" if name in RATINGS else f"{value:.1f}")
         for name, value in sorted(
-            finding.ratings.items(), key=lambda item: (list(RATINGS).index(item[0]) if item[0] in RATINGS else 99)
+            finding.ratings.items(), key=lambda item: list(RATINGS).index(item[0]) if item[0] in RATINGS else 99
         )
     ]
 
