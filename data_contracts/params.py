@@ -44,7 +44,14 @@ class Params(Record):
 
 
 class IngestParams(Params):
-    """Policies of ingest."""
+    """Policies of ingest.
+
+    min_slices: fewest slices of a volume.
+    padding_hu: value given to voxels outside the field of view.
+    spacing_tolerance_mm: how far a slice may lie from its place on an even grid.
+    lossy: whether pixels compressed with loss are accepted with a finding, or refused.
+    compress: write volume.nii.gz in place of volume.nii.
+    """
 
     min_slices: int = Field(3, ge=2)
     padding_hu: int = PADDING_HU
@@ -54,7 +61,10 @@ class IngestParams(Params):
 
 
 class SplitParams(Params):
-    """Fractions of patients; what is left of train and validation is test."""
+    """Fractions of patients; what is left of train and validation is test.
+
+    salt: goes into the hash that decides each patient's split; another salt is another split.
+    """
 
     train: float = Field(0.55, gt=0, lt=1)
     validation: float = Field(0.15, gt=0, lt=1)
@@ -62,14 +72,21 @@ class SplitParams(Params):
 
 
 class LabelParams(Params):
-    """From readers to a label: mean malignancy above `threshold` is 1, below is 0, exactly there is indeterminate."""
+    """From readers to a label: mean malignancy above `threshold` is 1, below is 0, exactly there is indeterminate.
+
+    min_readers: a nodule that fewer readers rated has no label.
+    """
 
     min_readers: int = Field(1, ge=1)
     threshold: float = 3.0
 
 
 class PatchParams(Params):
-    """Patches around nodules: a cube of `size_mm` a side, sampled every `spacing_mm`."""
+    """Patches around nodules: a cube of `size_mm` a side, sampled every `spacing_mm`.
+
+    kind: three neighbouring axial slices, three planes through the centre, or the cube.
+    min_reader_marks: a nodule that fewer readers marked has no patch.
+    """
 
     kind: PatchKind = "2.5d"
     size_mm: float = Field(48.0, gt=0)
@@ -83,6 +100,7 @@ class FeatureParams(Params):
 
     weights: "auto" (torchvision's default weights), "none" (random), or the path of a local file.
     weights_sha256: digest the local file must have; empty accepts and records it.
+    input_size_px: planes are resized to this many pixels a side.
     """
 
     backbone: str = "resnet50"
@@ -96,6 +114,10 @@ class FeatureParams(Params):
 class TrainParams(Params):
     """Fitting a head, or a head and the last stages, on one dataset.
 
+    backbone: resnet18, resnet34, resnet50, mobilenet_v2 or efficientnet_b0.
+    weights: "auto" (torchvision's default weights), "none" (random), or the path of a local file.
+    weights_sha256: digest the local file must have; empty accepts and records it.
+    input_size_px: planes are resized to this many pixels a side.
     unfreeze: how many of the last stages of the backbone learn; 0 is a probe on frozen features.
     soft_label_weight: share of the readers' mean in the target, beside the hard label; where there is
         no hard label the readers' mean is the whole target, unless this is 0.
@@ -104,6 +126,13 @@ class TrainParams(Params):
     augmentations: variants of each patch, the first of which is the patch itself; without a frozen stage
         every epoch draws a new one.
     views: flips and quarter turns that a prediction is the mean of.
+    patience: epochs without a better validation figure before fitting stops.
+    lr_head, lr_backbone: learning rates after the warm-up of `warmup_epochs`; they fall along a cosine.
+    source_site: site whose labels are learned from; empty takes every site.
+    target_site: site that an adaptation learns to look like, without its labels.
+    adaptation: "dann" also fits a domain-adversarial network; a gate then chooses between it and source-only.
+    dann_weight, dann_gamma: weight of the domain loss, and how steeply it rises.
+    threads: of torch; 0 takes every core.
     common_spacing_mm: grid to which crops of differing pixel spacing are resampled; 0 leaves them.
     """
 
@@ -180,7 +209,11 @@ class PhantomParams(Params):
 
 
 class ReviewParams(Params):
-    """What a report holds."""
+    """What a report holds.
+
+    key_image_size_mm: side of a key image.
+    min_diameter_mm: smaller nodules are left out.
+    """
 
     key_image_size_mm: float = Field(60.0, gt=0)
     pdf: bool = True
