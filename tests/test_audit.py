@@ -16,7 +16,9 @@ from flows.workspace import Workspace
 def workspace(tmp_path: Path) -> Workspace:
     found = Workspace(tmp_path / "ws").create()
     for version in range(4):
-        append_audit(found, actor="a", action="promote_intent", subject=str(version), detail={"auc": 0.9 + version / 100})
+        append_audit(
+            found, actor="a", action="promote_intent", subject=str(version), detail={"auc": 0.9 + version / 100}
+        )
     return found
 
 

@@ -95,7 +95,7 @@ def features(
     from flows.presets import assignments
 
     params = FeatureParams.from_mapping({"weights": weights, **assignments(settings_)}, where="--set")
-    session.open()[1].require()
+    session.open()[1].require().dataset(dataset)
     with session.engine() as (_, workspace):
         from flows.prepare import features_flow
 

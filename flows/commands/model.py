@@ -25,12 +25,11 @@ def train(
     if weights:
         overrides["weights"] = weights
     params = train_params(preset, overrides)
-    session.open()[1].require()
+    folder = session.open()[1].require().dataset(dataset)
     with session.engine() as (settings, workspace):
         from flows.summary import figures_text
         from flows.training import train_flow
 
-        folder = workspace.dataset(dataset)
         record = train_flow(str(workspace.root), folder.name, params, settings.model_name)
         text = figures_text(Path(record["folder"]))
     session.emit(record, f"{text}\nrun {record['run_id']} is version {record['version']}, now challenger")

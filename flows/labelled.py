@@ -1,0 +1,56 @@
+"""From rows of a patch table to what a fit sees: labels, readers' means, weights and auxiliary targets."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data_contracts.nodules import RATINGS
+from data_contracts.params import TrainParams
+from models.fit_data import LabelledPatches
+from models.inputs import to_common_spacing
+from pipeline.cohort.dataset import PatchReader
+
+#: from this number of readers on a nodule counts fully; below, in proportion (only with a soft-label term)
+_FULL_READERS = 3
+#: diameters that become 0 and 1 as an auxiliary target, on a logarithmic scale
+_DIAMETER_RANGE_MM = (3.0, 50.0)
+
+
+def patches_of(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> NDArray[np.generic]:
+    """Patches (n, *patch_shape) of some rows, on `params.common_spacing_mm` where they were cut at native spacing."""
+    patches = np.asarray(reader.load(list(rows["patch_id"])))
+    if params.common_spacing_mm and reader.card.spacing_mm is None and "pixel_spacing_mm" in rows:
+        return to_common_spacing(patches, floats(rows["pixel_spacing_mm"]), params.common_spacing_mm)
+    return patches
+
+
+def labelled_patches(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> LabelledPatches:
+    """Patches of some rows with everything `params` lets a fit learn from."""
+    soft = params.soft_label_weight > 0
+    readers = rows["n_readers"].to_numpy(dtype=np.float64)
+    return LabelledPatches(
+        patches_of(reader, rows, params),
+        floats(rows["label"]),
+        soft_labels=floats(rows["label_soft"]) if soft else None,
+        weights=np.clip(readers, 1, _FULL_READERS) / _FULL_READERS if soft else None,
+        auxiliary=auxiliary_targets(rows) if params.auxiliary_weight > 0 else None,
+    )
+
+
+def auxiliary_targets(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """(n, k) in 0..1: log-diameter and the readers' mean ratings other than malignancy; NaN where unknown."""
+    low, high = (math.log(value) for value in _DIAMETER_RANGE_MM)
+    columns = [np.clip((np.log(floats(rows["diameter_mm"])) - low) / (high - low), 0, 1)]
+    for name, top in RATINGS.items():
+        if name != "malignancy" and name in rows:
+            columns.append((floats(rows[name]) - 1) / (top - 1))
+    return np.stack(columns, axis=1)
+
+
+def floats(column: pd.Series) -> NDArray[np.float64]:
+    """A column as float64, NaN where missing."""
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
