@@ -191,8 +191,8 @@ def count_patches(index: pd.DataFrame) -> dict[str, int]:
     for prefix, column in (("split", index["split"]), ("site", index["site"]), ("label", label)):
         for value, n in column.value_counts().sort_index().items():
             counts[f"{prefix}:{value}"] = int(n)
-    for (split, value), n in index.groupby(["split", label]).size().items():
-        counts[f"split:{split} label:{value}"] = int(n)
+    pairs = "split:" + index["split"] + " label:" + label
+    counts |= {str(value): int(n) for value, n in pairs.value_counts().sort_index().items()}
     return counts
 
 

@@ -190,7 +190,7 @@ def _crops(path: Path, table: Path, split: SplitParams, label: LabelParams, excl
 
 
 def _same_pixels_in_two_splits(found: _Import) -> list[str]:
-    digests = [hashlib.sha256(np.ascontiguousarray(patch)).hexdigest() for patch in found.patches]
+    digests = [hashlib.sha256(patch.tobytes()).hexdigest() for patch in found.patches]
     splits = pd.Series(found.rows["split"].to_numpy()).groupby(digests).nunique()
     n_leaked = int((splits > 1).sum())
     return [f"{n_leaked} patches have identical pixels in two splits"] if n_leaked else []

@@ -70,12 +70,14 @@ class PatchReader:
         rows = pd.Index(self.index["patch_id"]).get_indexer(pd.Index(wanted.astype(object)))
         if (rows < 0).any():
             raise ContractError(f"{int((rows < 0).sum())} patches are not in the dataset", where=self.card.dataset_id)
-        return rows
+        return np.asarray(rows, dtype=np.intp)
 
     def _shard(self, number: int) -> NDArray[np.int16] | NDArray[np.uint8]:
         shard = self.card.shards[number]
         try:
-            patches = np.load(self._dir / shard.file, mmap_mode="r", allow_pickle=False)
+            patches: NDArray[np.int16] | NDArray[np.uint8] = np.load(
+                self._dir / shard.file, mmap_mode="r", allow_pickle=False
+            )
         except (OSError, ValueError) as error:
             raise ContractError("a shard cannot be read", where=shard.file, todo="Prepare it again.") from error
         if patches.shape != (shard.n_patches, *self.card.patch_shape) or patches.dtype != self.card.dtype:

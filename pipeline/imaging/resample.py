@@ -221,7 +221,7 @@ def _weights(
     return lower, (position - lower).astype(np.float32), inside
 
 
-def is_inside(position_voxels: NDArray[np.float64], n_source: int) -> NDArray[np.bool_]:
+def is_inside(position_voxels: NDArray[np.floating], n_source: int) -> NDArray[np.bool_]:
     """Whether index positions along one axis lie in the field of view of `n_source` voxels."""
     low, high = -0.5 - EDGE_TOLERANCE_VOXELS, n_source - 0.5 + EDGE_TOLERANCE_VOXELS
     return np.asarray((position_voxels >= low) & (position_voxels <= high))

@@ -34,7 +34,7 @@ def apply_window(hu: NDArray[np.integer] | NDArray[np.floating], window: Window)
 
 def apply_window_uint8(hu: NDArray[np.integer] | NDArray[np.floating], window: Window) -> NDArray[np.uint8]:
     """HU of any shape to grey 0..255, rounded: for pictures."""
-    return np.rint(apply_window(hu, window) * 255.0).astype(np.uint8)
+    return np.asarray(np.rint(apply_window(hu, window) * 255.0), dtype=np.uint8)
 
 
 def windows_as_channels(hu: NDArray[np.int16], windows: tuple[Window, ...]) -> NDArray[np.float32]:
