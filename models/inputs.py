@@ -69,6 +69,11 @@ def to_images(patches: NDArray[np.generic] | Tensor, spec: InputSpec) -> Tensor:
     return (images - mean) / std
 
 
+def as_batch(images: Tensor) -> Tensor:
+    """Images (N, P, C, h, w) -> (N * P, C, h, w), channels last in memory, which CPUs convolve fastest."""
+    return images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
 def _as_tensor(patches: NDArray[np.generic] | Tensor) -> Tensor:
     if isinstance(patches, Tensor):
         return patches.to(torch.float32)

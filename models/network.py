@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from data_contracts.errors import UsageError
 from models.backbones import Backbone
+from models.inputs import as_batch
 
 HeadKind = Literal["linear", "mlp"]
 MLP_WIDTH = 512
@@ -61,7 +62,7 @@ class NoduleNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Features (N, F): the mean over the planes of a patch."""
-        return mean_over_planes(self.backbone(images.flatten(0, 1)), images.shape[1])
+        return mean_over_planes(self.backbone(as_batch(images)), images.shape[1])
 
 
 def mean_over_planes(features: Tensor, n_planes: int) -> Tensor:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from data_contracts.model_card import InputSpec, ModelCard
 from models.augment import orbit
 from models.backbones import Backbone
-from models.inputs import plane_count, to_images
+from models.inputs import as_batch, plane_count, to_images
 from models.network import NoduleNetwork
 
 CARD_FILE = "model_card.json"
-_DEFAULT_BATCH = 32
+_DEFAULT_BATCH = 16
 
 
 def predict_logits(
@@ -48,7 +48,7 @@ def extract_features(
         for start in range(0, n, batch_size):
             stop = min(start + batch_size, n)
             images = to_images(load(slice(start, stop)), spec)
-            out[start:stop] = backbone(images.flatten(0, 1)).reshape(stop - start, planes, -1).numpy()
+            out[start:stop] = backbone(as_batch(images)).reshape(stop - start, planes, -1).numpy()
     return out
 
 
