@@ -1,0 +1,80 @@
+"""Branching vessels of the lungs, thinner with every fork, and how they are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.cohort.phantom_anatomy import AxialGrid, Thorax
+
+_TRUNKS, _TRUNK_RADIUS_MM, _LEAST_RADIUS_MM, _MOST_SEGMENTS = 9, 4.2, 0.55, 900
+
+
+@dataclass(frozen=True, eq=False)
+class VesselTree:
+    """Straight pieces: starts and ends (n, 3) = (x, y, z) in the body frame, radii (n,), all in mm."""
+
+    start_mm: NDArray[np.float64]
+    end_mm: NDArray[np.float64]
+    radius_mm: NDArray[np.float64]
+
+
+def grow_vessels(thorax: Thorax, rng: np.random.Generator) -> VesselTree:
+    """Trees from the root of each lung until they are thinner than 0.55 mm or reach the pleura."""
+    starts, ends, radii = [], [], []
+    for side in (-1, 1):
+        root = np.array([side * 36 * thorax.scale, 6 * thorax.scale, 0.5 * thorax.length_mm])
+        way = rng.standard_normal((_TRUNKS, 3)) * (0.6, 1.0, 1.1)
+        way[:, 0] = side * np.abs(way[:, 0])
+        way = _unit(way)
+        place = np.repeat(root[None], _TRUNKS, axis=0) + way * 4 * thorax.scale
+        radius = rng.uniform(0.6, 1.0, _TRUNKS) * _TRUNK_RADIUS_MM * thorax.scale
+        made = 0
+        while len(radius) and made < _MOST_SEGMENTS:
+            length = (6 + 3.0 * radius) * rng.uniform(0.7, 1.3, len(radius))
+            tip = place + way * length[:, None]
+            # the roots lie in the mediastinum: thick vessels may start there
+            inside = (thorax.lung_depth_mm(tip[:, 0], tip[:, 1], tip[:, 2]) > 1.5) | (radius > 0.75 * _TRUNK_RADIUS_MM)
+            place, tip, way, radius = place[inside], tip[inside], way[inside], radius[inside]
+            starts.append(place)
+            ends.append(tip)
+            radii.append(radius)
+            made += len(radius)
+            turn = _unit(rng.standard_normal((len(radius), 3)))
+            turn = _unit(turn - (turn * way).sum(axis=1, keepdims=True) * way)
+            wide, narrow = rng.uniform(0.82, 0.92, len(radius)), rng.uniform(0.5, 0.75, len(radius))
+            way = np.concatenate([_unit(way + 0.30 * turn), _unit(way - 0.85 * turn)])
+            place = np.concatenate([tip, tip])
+            radius = np.concatenate([radius * wide, radius * narrow])
+            keep = radius > _LEAST_RADIUS_MM
+            place, way, radius = place[keep], way[keep], radius[keep]
+    return VesselTree(np.concatenate(starts), np.concatenate(ends), np.concatenate(radii))
+
+
+def draw_vessels(tree: VesselTree, grid: AxialGrid, z_mm: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Share of vessel in each voxel, float32 (plane, row, column), for planes at the heights `z_mm` (ascending)."""
+    share = np.zeros((len(z_mm), grid.matrix, grid.matrix), dtype=np.float32)
+    axis, pixel = grid.axis_mm, grid.pixel_mm
+    heights = np.asarray(z_mm, dtype=np.float32)
+    edge = max(pixel, 0.8)
+    for start, end, radius in zip(tree.start_mm, tree.end_mm, tree.radius_mm, strict=True):
+        low, high = np.minimum(start, end) - radius - edge, np.maximum(start, end) + radius + edge
+        columns, rows = slice(*np.searchsorted(axis, (low[0], high[0]))), slice(*np.searchsorted(axis, (low[1], high[1])))
+        planes = slice(*np.searchsorted(heights, (low[2], high[2])))
+        x = axis[columns][None, None, :] - np.float32(start[0])
+        y = axis[rows][None, :, None] - np.float32(start[1])
+        z = heights[planes][:, None, None] - np.float32(start[2])
+        along = (end - start).astype(np.float32)
+        part = np.clip((x * along[0] + y * along[1] + z * along[2]) / np.float32(along @ along), 0, 1)
+        away = np.sqrt((x - part * along[0]) ** 2 + (y - part * along[1]) ** 2 + (z - part * along[2]) ** 2)
+        # a thin vessel fills no voxel: its share falls with its cross-section
+        full = min(1.0, (2 * float(radius) / edge) ** 2 / 1.2)
+        box = share[planes, rows, columns]
+        np.maximum(box, full * np.clip((np.float32(radius) - away) / edge + 0.5, 0, 1), out=box)
+    return share
+
+
+def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-9))
