@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from data_contracts.errors import NoduleflowError, WorkspaceError
 from data_contracts.records import write_bytes_atomic
+from flows.presence import others, presence
 from flows.workspace import Workspace
 
 P = ParamSpec("P")
@@ -42,42 +43,23 @@ def engine(workspace: Workspace) -> Iterator[str]:
     ------
     WorkspaceError: the embedded server does not start.
     """
-    if address := os.environ.get("PREFECT_API_URL"):
-        yield address
-        return
-    from filelock import FileLock, Timeout
-
-    workspace.create().prefect_home.mkdir(parents=True, exist_ok=True)
-    users = workspace.prefect_home / "users"
-    users.mkdir(exist_ok=True)
-    with workspace.lock("prefect-server"):
-        alone = not _living_users(users)
-        address = _running_server(workspace) or _start_server(workspace)
-        mine = users / str(os.getpid())
-        mine.touch()
-    os.environ["PREFECT_API_URL"] = address
-    try:
-        if alone:
-            _mark_killed_runs(address)
-        yield address
-    finally:
-        os.environ.pop("PREFECT_API_URL", None)
-        with suppress(WorkspaceError, Timeout), FileLock(workspace.root / ".locks" / "prefect-server.lock", timeout=30):
-            mine.unlink(missing_ok=True)
-            if not _living_users(users):
-                _stop_server(workspace)
-
-
-def _living_users(users: Path) -> list[int]:
-    import psutil
-
-    living = []
-    for file in users.iterdir():
-        if psutil.pid_exists(int(file.name)):
-            living.append(int(file.name))
-        else:
-            file.unlink(missing_ok=True)
-    return living
+    with presence(workspace.create()) as alone:
+        if address := os.environ.get("PREFECT_API_URL"):
+            yield address
+            return
+        workspace.prefect_home.mkdir(parents=True, exist_ok=True)
+        with workspace.lock("prefect-server"):
+            address = _running_server(workspace) or _start_server(workspace)
+        os.environ["PREFECT_API_URL"] = address
+        try:
+            if alone:
+                _mark_killed_runs(address)
+            yield address
+        finally:
+            os.environ.pop("PREFECT_API_URL", None)
+            with suppress(WorkspaceError), workspace.lock("prefect-server"):
+                if not others(workspace):
+                    _stop_server(workspace)
 
 
 def _state_file(workspace: Workspace) -> Path:
