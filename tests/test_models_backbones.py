@@ -1,0 +1,158 @@
+"""Backbones are lists of stages; their weights are theirs or refused, never something else in silence."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from data_contracts.errors import UsageError, WeightsDigestError, WeightsError
+from data_contracts.records import sha256_file
+from models import weights_download
+from models.backbones import BACKBONES, build_backbone, pool
+from models.zoo import calibrate_batchnorm, load_weights
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+def test_a_backbone_gives_what_torchvision_gives(name, tmp_path):
+    from torchvision import models
+
+    torch.manual_seed(3)
+    reference = models.get_model(name, weights=None).eval()
+    path = tmp_path / "whole.pt"
+    torch.save(reference.state_dict(), path)
+    backbone = build_backbone(name, seed=0)
+    info = load_weights(backbone, path)
+    assert (info.source, info.sha256, info.pretrained) == ("whole.pt", sha256_file(path), True)
+    images = torch.randn(2, 3, 64, 64)
+    head = "fc" if hasattr(reference, "fc") else "classifier"
+    setattr(reference, head, nn.Identity())
+    with torch.no_grad():
+        torch.testing.assert_close(backbone(images), reference(images), rtol=1e-3, atol=1e-4)
+    assert backbone(images).shape == (2, backbone.n_features)
+
+
+@pytest.mark.parametrize("unfreeze", [0, 2, 7])
+def test_prefix_and_suffix_together_are_the_backbone(unfreeze):
+    backbone = build_backbone("mobilenet_v2", seed=0)
+    prefix, suffix = backbone.split(unfreeze)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(pool(suffix(prefix(images))), backbone(images))
+    assert len(suffix) == unfreeze
+
+
+def test_more_stages_than_there_are_cannot_be_unfrozen():
+    with pytest.raises(UsageError, match="resnet18 has 5 stages"):
+        build_backbone("resnet18", seed=0).split(6)
+
+
+def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone():
+    before = torch.random.get_rng_state()
+    one, same, other = (build_backbone("resnet18", seed=seed).stages[0][0].weight for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_an_unknown_backbone_is_refused_with_those_there_are():
+    with pytest.raises(UsageError, match="Known: efficientnet_b0, mobilenet_v2"):
+        build_backbone("vgg16", seed=0)
+
+
+def test_none_leaves_random_weights_and_says_so():
+    backbone = build_backbone("resnet18", seed=0)
+    before = backbone.stages[0][0].weight.clone()
+    info = load_weights(backbone, "none")
+    assert (info.source, info.pretrained) == ("none", False)
+    assert torch.equal(before, backbone.stages[0][0].weight)
+
+
+def test_the_given_mobilenet_features_load_by_their_order_too(shared_data, tmp_path):
+    path = shared_data / "weights" / "mobilenet_v2_imagenet_features.pt"
+    named, listed = build_backbone("mobilenet_v2", seed=0), build_backbone("mobilenet_v2", seed=1)
+    load_weights(named, path)
+    ordered = tmp_path / "ordered.pt"
+    torch.save(list(torch.load(path, weights_only=True).values()), ordered)
+    load_weights(listed, ordered)
+    for one, other in zip(named.state_dict().values(), listed.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_safetensors_of_our_own_names_load(tmp_path):
+    trained = build_backbone("resnet18", seed=5)
+    save_file({name: value.contiguous() for name, value in trained.state_dict().items()}, tmp_path / "w.safetensors")
+    backbone = build_backbone("resnet18", seed=0)
+    load_weights(backbone, tmp_path / "w.safetensors")
+    assert torch.equal(backbone.stages[4][0][1].conv2.weight, trained.stages[4][0][1].conv2.weight)
+
+
+def test_another_digest_is_refused_before_anything_is_loaded(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(build_backbone("resnet18", seed=5).state_dict(), path)
+    backbone = build_backbone("resnet18", seed=0)
+    before = backbone.stages[0][0].weight.clone()
+    with pytest.raises(WeightsDigestError, match="sha256"):
+        load_weights(backbone, path, "0" * 64)
+    assert torch.equal(before, backbone.stages[0][0].weight)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(build_backbone("resnet18", seed=0).state_dict(), path)
+    with pytest.raises(WeightsError, match="do not belong to resnet34"):
+        load_weights(build_backbone("resnet34", seed=0), path)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    state = build_backbone("resnet18", seed=0).state_dict()
+    state["stages.0.0.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match="not finite"):
+        load_weights(build_backbone("resnet18", seed=0), tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"no tensors", b"cos\nsystem\n(S'true'\ntR."])
+def test_a_file_that_is_no_state_is_refused_in_one_line(tmp_path, content):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(WeightsError, match="cannot be read as plain tensors"):
+        load_weights(build_backbone("resnet18", seed=0), tmp_path / "w.pt")
+
+
+def test_without_cache_and_network_auto_stops_soon_with_the_three_ways(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def unreachable(*arguments: object, **options: object) -> None:
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    backbone = build_backbone("resnet18", seed=0)
+    started = time.monotonic()
+    with pytest.raises(WeightsError) as refusal:
+        load_weights(backbone, "auto")
+    assert time.monotonic() - started < weights_download.CONNECT_TIMEOUT_S + 1
+    for way in ("internet", "--weights FILE", "--set weights=none"):
+        assert way in refusal.value.line()
+
+
+def test_a_name_server_that_never_answers_does_not_hold_the_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_download, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *arguments, **options: time.sleep(3))
+    with pytest.raises(WeightsError, match="TimeoutError"):
+        load_weights(build_backbone("resnet18", seed=0), "auto")
+
+
+def test_calibrated_statistics_keep_a_random_network_from_dying_out():
+    backbone = build_backbone("resnet18", seed=0)
+    images = torch.randn(16, 3, 64, 64) * 0.1 + 2
+    calibrate_batchnorm(backbone, images)
+    layer = backbone.stages[0][1]
+    with torch.no_grad():
+        after = layer(backbone.stages[0][0](images))
+    assert float(after.mean()) == pytest.approx(0, abs=0.01)
+    assert float(after.std()) == pytest.approx(1, abs=0.05)
+    assert layer.momentum == 0.1
