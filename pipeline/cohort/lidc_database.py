@@ -142,7 +142,9 @@ class LidcDatabase:
     @cached_property
     def _scans_of_patient(self) -> dict[str, list[int]]:
         scans: dict[str, list[int]] = defaultdict(list)
-        statement = "select distinct s.patient_id, s.id from scans s join annotations a on a.scan_id = s.id order by s.id"
+        statement = (
+            "select distinct s.patient_id, s.id from scans s join annotations a on a.scan_id = s.id order by s.id"
+        )
         for patient, scan in self._query(statement):
             scans[patient].append(scan)
         return scans

@@ -79,7 +79,9 @@ def phantom_identity(params: PhantomParams, index: int) -> PhantomIdentity:
     given = str(rng.choice(_FEMALE if female else _MALE))
     age = int(rng.integers(45, 85))
     studied = date(2019, 1, 7) + timedelta(days=int(rng.integers(0, 1200)))
-    born = date(studied.year - age, 1, 1) + timedelta(days=int(rng.integers(0, (studied - date(studied.year, 1, 1)).days + 1)))
+    born = date(studied.year - age, 1, 1) + timedelta(
+        days=int(rng.integers(0, (studied - date(studied.year, 1, 1)).days + 1))
+    )
     institution, address, physician, station, serial = _SITES[site]
     return PhantomIdentity(
         patient_name=f"{surname}{index:03d}^{given}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -47,9 +48,7 @@ class Scanner:
         step = self.spacing_mm / self.planes_per_slice
         return ((np.arange(slices * self.planes_per_slice) + 0.5) * step).astype(np.float32)
 
-    def slice_hu(
-        self, planes: NDArray[np.float32], grid: AxialGrid, rng: np.random.Generator
-    ) -> NDArray[np.float32]:
+    def slice_hu(self, planes: NDArray[np.float32], grid: AxialGrid, rng: np.random.Generator) -> NDArray[np.float32]:
         """One reconstructed slice, float32 (row, column), of `planes` (planes_per_slice, row, column) in HU."""
         hu = planes.mean(axis=0)
         noise = rng.standard_normal(hu.shape, dtype=np.float32)
@@ -87,6 +86,7 @@ def _streaks(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.flo
     return np.asarray(plane / max(float(plane.std()), 1e-6))
 
 
+@lru_cache(maxsize=4)
 def _noise_map(grid: AxialGrid) -> NDArray[np.float32]:
     """Noise relative to the middle of the body: rays that pass beside it are less attenuated."""
     half = grid.field_of_view_mm / 2

@@ -69,9 +69,7 @@ def consensus_shape(nodule: LidcNodule) -> NoduleShape:
     first, last = boxes[:, :2].min(axis=0) - _MARGIN_PX, boxes[:, 2:].max(axis=0) + _MARGIN_PX
     box = (int(first[0]), int(first[1]), int(last[0]), int(last[1]))
     drawn = np.unique([contour.z_mm for mark in nodule.marks for contour in mark.contours])
-    z_mm = nodule.slice_z_mm[
-        (nodule.slice_z_mm >= drawn[0] - 0.01) & (nodule.slice_z_mm <= drawn[-1] + 0.01)
-    ]
+    z_mm = nodule.slice_z_mm[(nodule.slice_z_mm >= drawn[0] - 0.01) & (nodule.slice_z_mm <= drawn[-1] + 0.01)]
     z_mm = z_mm[np.append(True, np.diff(z_mm) > 0.01)]
     step_mm = float(np.median(np.diff(z_mm)))
     fields = []
@@ -123,9 +121,7 @@ def edge_width_mm(ratings: dict[str, float]) -> float:
     return float(np.interp(ratings["margin"], *zip(*_EDGE_MM, strict=True)))
 
 
-def nodule_hu(
-    nodule: LidcNodule, distance_mm: NDArray[np.floating], rng: np.random.Generator
-) -> NDArray[np.float32]:
+def nodule_hu(nodule: LidcNodule, distance_mm: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
     """HU inside a nodule by the readers' texture and calcification ratings.
 
     Parameters

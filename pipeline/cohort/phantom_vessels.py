@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.cohort.phantom_anatomy import AxialGrid, Thorax
 
-_TRUNKS, _TRUNK_RADIUS_MM, _LEAST_RADIUS_MM, _MOST_SEGMENTS = 9, 4.2, 0.55, 900
+_TRUNKS, _TRUNK_RADIUS_MM, _LEAST_RADIUS_MM, _MOST_SEGMENTS = 12, 4.2, 0.5, 900
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +22,11 @@ class VesselTree:
 
 
 def grow_vessels(thorax: Thorax, rng: np.random.Generator) -> VesselTree:
-    """Trees from the root of each lung until they are thinner than 0.55 mm or reach the pleura."""
+    """Trees from the root of each lung until they are thinner than 0.5 mm or reach the pleura."""
     starts, ends, radii = [], [], []
     for side in (-1, 1):
         root = np.array([side * 36 * thorax.scale, 6 * thorax.scale, 0.5 * thorax.length_mm])
-        way = rng.standard_normal((_TRUNKS, 3)) * (0.6, 1.0, 1.1)
-        way[:, 0] = side * np.abs(way[:, 0])
+        way = _fan(side) + rng.normal(0, 0.15, (_TRUNKS, 3))
         way = _unit(way)
         place = np.repeat(root[None], _TRUNKS, axis=0) + way * 4 * thorax.scale
         radius = rng.uniform(0.6, 1.0, _TRUNKS) * _TRUNK_RADIUS_MM * thorax.scale
@@ -61,7 +60,10 @@ def draw_vessels(tree: VesselTree, grid: AxialGrid, z_mm: NDArray[np.floating]) 
     edge = max(pixel, 0.8)
     for start, end, radius in zip(tree.start_mm, tree.end_mm, tree.radius_mm, strict=True):
         low, high = np.minimum(start, end) - radius - edge, np.maximum(start, end) + radius + edge
-        columns, rows = slice(*np.searchsorted(axis, (low[0], high[0]))), slice(*np.searchsorted(axis, (low[1], high[1])))
+        columns, rows = (
+            slice(*np.searchsorted(axis, (low[0], high[0]))),
+            slice(*np.searchsorted(axis, (low[1], high[1]))),
+        )
         planes = slice(*np.searchsorted(heights, (low[2], high[2])))
         x = axis[columns][None, None, :] - np.float32(start[0])
         y = axis[rows][None, :, None] - np.float32(start[1])
@@ -74,6 +76,15 @@ def draw_vessels(tree: VesselTree, grid: AxialGrid, z_mm: NDArray[np.floating]) 
         box = share[planes, rows, columns]
         np.maximum(box, full * np.clip((np.float32(radius) - away) / edge + 0.5, 0, 1), out=box)
     return share
+
+
+def _fan(side: int) -> NDArray[np.float64]:
+    """Directions (n, 3) that cover the half sphere of one side evenly: a golden spiral."""
+    number = np.arange(_TRUNKS)
+    lateral = (number + 0.5) / _TRUNKS * 0.95
+    turn = number * np.pi * (3 - np.sqrt(5))
+    ring = np.sqrt(1 - lateral**2)
+    return np.stack([side * lateral, ring * np.cos(turn), ring * np.sin(turn)], axis=1)
 
 
 def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
