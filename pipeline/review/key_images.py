@@ -66,22 +66,25 @@ def render_key_images(
     close_up_mm = max(params.key_image_size_mm, 2 * diameter_mm)
     overview_center, overview_mm = _whole_slice(volume, center_lps_mm)
     slice_number = round(float(volume.to_kji(np.asarray(center_lps_mm))[0])) + 1
+    planes: dict[str, NDArray[np.float32]] = {}
     images = {}
     for name, view in KEY_VIEWS.items():
         is_overview = name == "overview"
-        center = overview_center if is_overview else center_lps_mm
+        center = overview_center if is_overview else np.asarray(center_lps_mm)
         size_mm = overview_mm if is_overview else close_up_mm
-        n_px = KEY_IMAGE_PX * OVERSAMPLING
-        hu = sample_plane(volume, center, view.plane, size_mm=(size_mm, size_mm), shape_px=(n_px, n_px))
-        image = Image.fromarray(to_grey(hu, view.window)).convert("RGB")
-        pen = _Pen(image, size_mm)
-        mark_px = pen.to_px(center_lps_mm[0] - center[0], center_lps_mm[1] - center[1])
-        pen.mark(mark_px if is_overview else (n_px / 2, n_px / 2), diameter_mm / 2, ring=is_overview)
+        key = name if is_overview else view.plane
+        if key not in planes:
+            # A whole slice shrinks: it is sampled finer and averaged, or its fine texture would alias.
+            n_px = KEY_IMAGE_PX * (OVERSAMPLING if is_overview else 1)
+            planes[key] = sample_plane(volume, center, view.plane, size_mm=(size_mm, size_mm), shape_px=(n_px, n_px))
+        pen = _Pen(size_mm)
+        across_mm, down_mm = (float(value) for value in (np.asarray(center_lps_mm) - center)[:2])
+        pen.mark(across_mm, down_mm, diameter_mm / 2, ring=is_overview)
         pen.letters(PLANE_LETTERS[view.plane])
         where = f"slice {slice_number}/{volume.shape_kji[0]}" if view.plane == "axial" else view.plane
         pen.note(where, f"W {view.window.width_hu:.0f}  L {view.window.center_hu:.0f}")
         pen.scale_bar(50 if is_overview else 10 if size_mm <= 80 else 20)
-        images[name] = _png(image)
+        images[name] = pen.png_over(to_grey(planes[key], view.window))
     return images
 
 
@@ -91,31 +94,38 @@ def to_grey(hu: NDArray[np.float32], window: Window) -> NDArray[np.uint8]:
     return np.asarray(np.clip((hu - low) / window.width_hu * 255 + 0.5, 0, 255), dtype=np.uint8)
 
 
-def _whole_slice(volume: CTVolume, center_lps_mm: LpsPoint) -> tuple[tuple[float, float, float], float]:
+def _whole_slice(volume: CTVolume, center_lps_mm: LpsPoint) -> tuple[NDArray[np.float64], float]:
     """Centre and side in mm of the square that holds the volume's whole axial extent at the nodule's height."""
     last = np.array(volume.shape_kji) - 1
     corners = np.array([[k, j, i] for k in (0, last[0]) for j in (0, last[1]) for i in (0, last[2])])
     lps_mm = volume.to_lps_mm(corners)[:, :2]
     low, high = lps_mm.min(axis=0), lps_mm.max(axis=0)
     middle = (low + high) / 2
-    return (float(middle[0]), float(middle[1]), float(center_lps_mm[2])), float((high - low).max())
+    return np.array([*middle, center_lps_mm[2]], dtype=np.float64), float((high - low).max())
 
 
 class _Pen:
-    """Draws marks on an oversampled image; sizes in mm or in pixels of the final image."""
+    """Draws marks on a layer of its own, OVERSAMPLING times as fine; sizes in mm or in pixels of the final image."""
 
-    def __init__(self, image: Image.Image, size_mm: float) -> None:
-        self.draw = ImageDraw.Draw(image)
-        self.n_px = image.width
-        self.px_per_mm = image.width / size_mm
+    def __init__(self, size_mm: float) -> None:
+        self.n_px = KEY_IMAGE_PX * OVERSAMPLING
+        self.layer = Image.new("RGBA", (self.n_px, self.n_px))
+        self.draw = ImageDraw.Draw(self.layer)
+        self.px_per_mm = self.n_px / size_mm
 
-    def to_px(self, across_mm: float, down_mm: float) -> tuple[float, float]:
-        """Pixel of a point given from the middle of the field."""
-        return self.n_px / 2 + across_mm * self.px_per_mm, self.n_px / 2 + down_mm * self.px_per_mm
+    def png_over(self, grey: NDArray[np.uint8]) -> bytes:
+        """The marks laid over a picture, as PNG."""
+        side = (KEY_IMAGE_PX, KEY_IMAGE_PX)
+        picture = Image.fromarray(grey).resize(side, Image.Resampling.BOX).convert("RGBA")
+        # Colours of clear pixels must not bleed into the marks' edges: reduce with premultiplied alpha.
+        marks = self.layer.convert("RGBa").resize(side, Image.Resampling.BOX).convert("RGBA")
+        buffer = io.BytesIO()
+        Image.alpha_composite(picture, marks).convert("RGB").save(buffer, format="PNG", optimize=True)
+        return buffer.getvalue()
 
-    def mark(self, at_px: tuple[float, float], radius_mm: float, *, ring: bool) -> None:
+    def mark(self, across_mm: float, down_mm: float, radius_mm: float, *, ring: bool) -> None:
         """A crosshair open in the middle, so that neither the nodule nor its margin is covered; or a ring."""
-        x, y = at_px
+        x, y = self.n_px / 2 + across_mm * self.px_per_mm, self.n_px / 2 + down_mm * self.px_per_mm
         gap = radius_mm * self.px_per_mm + (6 if ring else 16) * OVERSAMPLING
         arm = 14 * OVERSAMPLING
         width = max(1, round(1.5 * OVERSAMPLING))
@@ -154,10 +164,3 @@ class _Pen:
         self.draw.text(
             at_px, text, font=font, fill=_TEXT, anchor=anchor, stroke_width=2 * OVERSAMPLING, stroke_fill=_HALO
         )
-
-
-def _png(image: Image.Image) -> bytes:
-    reduced = image.resize((KEY_IMAGE_PX, KEY_IMAGE_PX), Image.Resampling.BOX)
-    buffer = io.BytesIO()
-    reduced.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()

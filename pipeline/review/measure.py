@@ -17,7 +17,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
 
 from data_contracts.review import Measurement
-from data_contracts.volume import CTVolume
+from data_contracts.volume import PADDING_HU, CTVolume
 from pipeline.imaging.resample import resample_onto
 from pipeline.review.planes import LpsPoint
 
@@ -33,6 +33,12 @@ MAX_LUNG_HU = -500.0
 #: How far the edge of a nodule is blurred by scanner, kernel and slice thickness, to either side.
 BLUR_MM = 1.5
 
+#: Most that axes are stretched to undo that blur.
+MAX_STRETCH = 1.15
+
+#: Marks what lies beyond the volume; no scanner writes it.
+_OUTSIDE_HU = -32768
+
 OUTLINED = "outlined by adaptive threshold and region growing"
 FALLBACK = "diameter of the mark (not outlined: {reason})"
 
@@ -47,7 +53,9 @@ def measure(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> Me
     hu = patient_cube(volume, center_lps_mm, half_mm=1.6 * diameter_mm + 4, spacing_mm=spacing_mm)
     try:
         mask, volume_mm3 = outline(hu, diameter_mm, spacing_mm)
-        long_mm, short_mm = axial_axes_mm(mask, spacing_mm)
+        # The blurred edge pulls the outline in from all sides; the volume, which counts it, says how far.
+        stretch = np.clip(np.cbrt(volume_mm3 / (mask.sum() * spacing_mm**3)), 1.0, MAX_STRETCH)
+        long_mm, short_mm = (float(axis * stretch) for axis in axial_axes_mm(mask, spacing_mm))
         mean_mm = (long_mm + short_mm) / 2
         if mean_mm > MAX_GROWTH * diameter_mm:
             raise OutlineError("the outline leaks into neighbouring tissue")
@@ -61,7 +69,7 @@ def measure(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> Me
         long_axis_mm=round(long_mm, 1),
         short_axis_mm=round(short_mm, 1),
         volume_mm3=round(volume_mm3),
-        mean_hu=round(float(hu[mask].mean())),
+        mean_hu=round(float(np.nanmean(hu[mask]))),
         method=OUTLINED,
     )
 
@@ -69,12 +77,16 @@ def measure(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> Me
 def patient_cube(
     volume: CTVolume, center_lps_mm: LpsPoint, *, half_mm: float, spacing_mm: float
 ) -> NDArray[np.float32]:
-    """HU in a cube along the patient's axes around a point: (z, y, x) growing to superior, posterior and left."""
+    """HU in a cube along the patient's axes around a point: (z, y, x) growing to superior, posterior and left.
+
+    NaN beyond the volume: what lies there is unknown, and neither lung nor nodule.
+    """
     n = int(np.ceil(half_mm / spacing_mm))
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[::-1] * spacing_mm
     affine[:3, 3] = np.asarray(center_lps_mm, dtype=np.float64) - n * spacing_mm
-    return resample_onto(volume, affine, (2 * n + 1,) * 3).hu.astype(np.float32)
+    cube = resample_onto(volume, affine, (2 * n + 1,) * 3, padding_hu=_OUTSIDE_HU).hu
+    return np.where(cube == _OUTSIDE_HU, np.nan, cube).astype(np.float32)
 
 
 class OutlineError(Exception):
@@ -84,8 +96,10 @@ class OutlineError(Exception):
 def outline(hu: NDArray[np.float32], diameter_mm: float, spacing_mm: float) -> tuple[NDArray[np.bool_], float]:
     """Mask of the nodule in the middle of a cube (z, y, x) of HU, and its volume in mm3; raises OutlineError."""
     radius_mm = diameter_mm / 2
+    known = ~np.isnan(hu)
+    hu = np.where(known, hu, np.float32(PADDING_HU))
     distance_mm = _distance_from_middle_mm(hu.shape, spacing_mm)
-    core_hu, lung_hu = _core_and_lung_hu(hu, distance_mm, radius_mm)
+    core_hu, lung_hu = _core_and_lung_hu(hu, known, distance_mm, radius_mm)
     contrast_hu = core_hu - lung_hu
     if contrast_hu < MIN_CONTRAST_HU:
         raise OutlineError("the mark is hardly brighter than the lung around it")
@@ -94,7 +108,7 @@ def outline(hu: NDArray[np.float32], diameter_mm: float, spacing_mm: float) -> t
     bright = smooth > (core_hu + lung_hu) / 2
 
     limit_mm = MAX_GROWTH * radius_mm
-    lung = _parts_near_mark(~bright, distance_mm, 1.3 * radius_mm + 3)
+    lung = _parts_near_mark(~bright & known, distance_mm, 1.3 * radius_mm + 3)
     nodule = bright & ~_opened(~lung, limit_mm, spacing_mm) & (distance_mm <= limit_mm + spacing_mm)
     cut_mm = float(np.clip(0.35 * radius_mm, 2 * spacing_mm if radius_mm > 3 else spacing_mm, 3.0))
     body = _component_of_mark(_opened(nodule, cut_mm, spacing_mm), distance_mm, radius_mm)
@@ -161,13 +175,13 @@ def _distance_from_middle_mm(shape: tuple[int, ...], spacing_mm: float) -> NDArr
 
 
 def _core_and_lung_hu(
-    hu: NDArray[np.float32], distance_mm: NDArray[np.float64], radius_mm: float
+    hu: NDArray[np.float32], known: NDArray[np.bool_], distance_mm: NDArray[np.float64], radius_mm: float
 ) -> tuple[float, float]:
     """Typical HU of the nodule's core and of the lung beside it (a mark on the pleura sees mostly wall)."""
     core = hu[distance_mm <= max(0.5 * radius_mm, 1.0)]
-    shell = hu[(distance_mm > 1.1 * radius_mm + 1) & (distance_mm < 2 * radius_mm + 4)]
+    shell = hu[known & (distance_mm > 1.1 * radius_mm + 1) & (distance_mm < 2 * radius_mm + 4)]
     lung = shell[shell < MAX_LUNG_HU]
-    if len(lung) < 0.03 * len(shell):
+    if len(lung) < max(0.03 * len(shell), 1):
         raise OutlineError("no lung around the mark")
     return float(np.percentile(core, 60)), float(np.percentile(lung, 40))
 

@@ -48,7 +48,7 @@ _WIDTH = A4[0] - 2 * _MARGIN
 #: reportlab insets every frame by this much.
 _FRAME_PADDING = 6
 #: Longest text that is set in full; a hostile header string must not fill a page.
-_LONGEST_TEXT = 600
+_LONGEST_TEXT = 400
 
 
 def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:

