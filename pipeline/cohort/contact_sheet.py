@@ -26,8 +26,7 @@ def contact_sheet_png(
 ) -> bytes:
     """PNG bytes of up to 64 patches (n, *patch_shape), framed by label; HU in the lung window.
 
-    Shown of each: the axial plane (2.5d), the middle slice (2d, 3d), or the colours of a grey 2d patch whose three
-    channels are not slices cannot be told from slices, so the middle channel too.
+    Shown of each: the axial plane (2.5d) or the middle slice or channel (2d, 3d).
     """
     side = math.ceil(math.sqrt(len(patches)))
     step = _TILE_PX + 2 * _FRAME_PX

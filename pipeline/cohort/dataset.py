@@ -78,11 +78,7 @@ def patch_rows(
     if patient_key not in manifest.patients:
         raise ContractError("a patient is not in the manifest", where=patient_key, todo="Split all patients first.")
     rows = nodules.reset_index(drop=True).copy()
-    named = [
-        nodule if nodule.startswith(series) else f"{series}-{nodule}"
-        for nodule, series in zip(rows["nodule_id"], rows["series_key"], strict=True)
-    ]
-    rows.insert(0, "patch_id", pd.Series(named, dtype="object"))
+    rows.insert(0, "patch_id", rows["nodule_id"])  # one patch a nodule, and nodule_id is unique in a workspace
     rows["patient_key"] = patient_key
     rows["site"] = site
     rows["split"] = manifest.patients[patient_key].value
