@@ -16,7 +16,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 from pydicom.uid import (
-    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -31,7 +30,12 @@ N, ROWS, COLUMNS = 24, 48, 40
 CT = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED = "1.2.840.10008.5.1.4.1.1.2.1"
 #: identifiers that must not be found anywhere behind the door
-NAME, BIRTH_DATE, INSTITUTION, PHYSICIAN = "Zwetschge^Ottilie", "19480229", "Klinikum Hinterposemuckel", "Quacksalber^Egon"
+NAME, BIRTH_DATE, INSTITUTION, PHYSICIAN = (
+    "Zwetschge^Ottilie",
+    "19480229",
+    "Klinikum Hinterposemuckel",
+    "Quacksalber^Egon",
+)
 STUDY_DATE = "20190731"
 
 
@@ -157,7 +161,13 @@ def save(ds: Dataset, path: Path, syntax: str = ExplicitVRLittleEndian, *, pream
 def enhanced(truth: Truth, patient_id: str, slopes: np.ndarray, intercepts: np.ndarray, rescale_type: str) -> Dataset:
     """One enhanced multi-frame object with positions and rescale in every frame."""
     ds = slices_of(truth, patient_id)[0]
-    for word in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "ConvolutionKernel"):
+    for word in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "SliceThickness",
+        "ConvolutionKernel",
+    ):
         delattr(ds, word)
     for word in ("RescaleSlope", "RescaleIntercept", "RescaleType"):
         delattr(ds, word)
@@ -175,7 +185,11 @@ def enhanced(truth: Truth, patient_id: str, slopes: np.ndarray, intercepts: np.n
     for number, (slope, intercept) in enumerate(zip(slopes, intercepts, strict=True)):
         frame, plane, rescale = Dataset(), Dataset(), Dataset()
         plane.ImagePositionPatient = [f"{value:.6f}" for value in truth.ipp[number]]
-        rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = float(slope), float(intercept), rescale_type
+        rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = (
+            float(slope),
+            float(intercept),
+            rescale_type,
+        )
         frame.PlanePositionSequence = Sequence([plane])
         frame.PixelValueTransformationSequence = Sequence([rescale])
         frames.append(frame)

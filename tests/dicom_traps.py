@@ -197,7 +197,9 @@ _stored_as("21_no_preamble_implicit", ImplicitVRLittleEndian, preamble=False)
 _edited("22_rescale_per_slice", "convert", _each(_rescale_slice))
 _padded("23_signed_padding_-2000", signed=True)
 _padded("24_unsigned_padding_63536", signed=False)
-_edited("25_missing_rescale", "flag", _each(lambda _, ds: [delattr(ds, w) for w in ("RescaleSlope", "RescaleIntercept")]))
+_edited(
+    "25_missing_rescale", "flag", _each(lambda _, ds: [delattr(ds, w) for w in ("RescaleSlope", "RescaleIntercept")])
+)
 _posed("28_prone_HFP", iop=(-1, 0, 0, 0, -1, 0))
 _posed("29_feet_first_FFS", iop=(-1, 0, 0, 0, 1, 0))
 _posed("30_decubitus_HFDR", iop=(0, 1, 0, -1, 0, 0))
@@ -221,7 +223,11 @@ _edited("43_one_slice_without_IPP", "flag", _one(lambda ds: delattr(ds, "ImagePo
 _edited("45_one_slice_other_frame_of_reference", "flag", _one(_set(FrameOfReferenceUID=generate_uid())))
 _edited("46_single_slice", "flag", lambda datasets: datasets[:1])
 _edited("47_rescaletype_US_not_HU", "flag", _each(lambda _, ds: _set(RescaleType="US")(ds)))
-_edited("49_dup_position_plus_missing_slice", "flag", lambda d: [*_without(15)(d), _copy(d[7], SOPInstanceUID=generate_uid())])
+_edited(
+    "49_dup_position_plus_missing_slice",
+    "flag",
+    lambda d: [*_without(15)(d), _copy(d[7], SOPInstanceUID=generate_uid())],
+)
 _posed("50_anisotropic_pixel_spacing", ps=(0.5, 0.9))
 _edited("51_one_slice_intercept_off_by_1024", "flag", _one(_set(RescaleIntercept=0)))
 

@@ -60,7 +60,8 @@ class Pseudonymizer:
     def path(self, relative_path: str) -> str:
         """A path with each part replaced by its key, so that files of one folder still share it."""
         if self.keep_identity:
-            return relative_path
+            # a file name need not be UTF-8; a table must
+            return relative_path.encode("utf-8", "replace").decode()
         return "/".join(self.key("path", part, 8) for part in PurePosixPath(relative_path).parts)
 
     def uids(self, uids: Iterable[str]) -> tuple[str, ...]:

@@ -121,7 +121,7 @@ def _spacing_refusal(slices: Sequence[SliceHeader], gaps: NDArray[np.float64], t
     ratio = gaps / usual
     holes = np.flatnonzero(ratio > 1.5)
     whole = np.abs(ratio - np.rint(ratio)) * usual <= max(2 * tolerance, 0.05 * usual)
-    if len(holes) and whole.all() and 2 * len(holes) < len(gaps):
+    if len(holes) and whole.all() and 4 * len(holes) <= len(gaps):
         missing = int(np.rint(ratio[holes] - 1).sum())
         largest = int(holes[gaps[holes].argmax()])
         return Refusal(

@@ -12,8 +12,7 @@ from pydicom.dataset import Dataset
 from pipeline.intake.header_values import Vector, integer_of, number_of, numbers_of, padding_of, text_of, texts_of
 from pipeline.intake.multiframe import FrameFacts, read_frames
 
-#: Encapsulated and native pixel data, float pixel data
-PIXEL_TAGS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+_PIXEL_DATA = 0x7FE00010
 
 # fmt: off
 _KEYWORDS = [
@@ -118,7 +117,7 @@ def _pixel_place(stream: BinaryIO, implicit: bool, little: bool, syntax: str) ->
     if len(head) < 8:
         return None, 0
     tag = (int.from_bytes(head[:2], order) << 16) | int.from_bytes(head[2:4], order)
-    if tag not in PIXEL_TAGS:
+    if tag != _PIXEL_DATA:
         return None, 0
     if implicit:
         return stream.tell() - len(head) + 8, int.from_bytes(head[4:8], order)

@@ -26,12 +26,14 @@ _INT16 = np.iinfo(np.int16)
 class HounsfieldSlice:
     """One plane: int16 HU (rows, columns), a mask of padding where any, and how many values were clipped.
 
+    noisy_voxels: values below UNREAL_HU that are no constant field, so no padding.
     percentiles: of the HU before padding is replaced, without padding that the header names.
     """
 
     hu: NDArray[np.int16]
     padding_voxels: int
     clipped: int
+    noisy_voxels: int
     percentiles: tuple[float, ...]
 
 
@@ -45,24 +47,35 @@ def to_hounsfield(stored: NDArray[np.int32], header: SliceHeader, padding_hu: in
     whole = slope == 1.0 and float(intercept).is_integer()
     wide = stored + np.int32(intercept) if whole else np.rint(stored * slope + intercept)
     lowest, highest = wide.min(), wide.max()
+    named = _named_padding(stored, header, slope, intercept)
     clipped = 0
     if lowest < _INT16.min or highest > _INT16.max:
-        clipped = int(np.count_nonzero((wide < _INT16.min) | (wide > _INT16.max)))
+        outside = (wide < _INT16.min) | (wide > _INT16.max)
+        clipped = int(np.count_nonzero(outside if named is None else outside & ~named))
         wide = np.clip(wide, _INT16.min, _INT16.max)
     hu = wide.astype(np.int16)
 
-    named = _named_padding(stored, header, slope, intercept)
     unreal = hu <= UNREAL_HU if lowest <= UNREAL_HU else None
     sample = hu[::4, ::4]
     real = sample if named is None else sample[~named[::4, ::4]]
     percentiles = tuple(np.percentile(real, _PERCENTILES).tolist()) if real.size else ()
     padding = named if unreal is None else unreal if named is None else named | unreal
-    count = 0
+    count = noisy = 0
     if padding is not None:
         changed = padding & (hu != padding_hu)
         count = int(np.count_nonzero(changed))
+        noisy = 0 if unreal is None else _noisy_voxels(sample, unreal[::4, ::4])
         hu[changed] = padding_hu
-    return HounsfieldSlice(hu, count, clipped, percentiles)
+    return HounsfieldSlice(hu, count, clipped, noisy, percentiles)
+
+
+def _noisy_voxels(sample: NDArray[np.int16], unreal: NDArray[np.bool_]) -> int:
+    """Voxels of a plane below UNREAL_HU beside its three commonest values there; from one voxel in 16.
+
+    Padding is a field of one or two values; air that was rescaled twice has noise.
+    """
+    _, counts = np.unique(sample[unreal], return_counts=True)
+    return 16 * int(counts.sum() - np.sort(counts)[-3:].sum())
 
 
 def _named_padding(
@@ -103,11 +116,14 @@ def jumping_slice(percentiles: list[tuple[float, ...]]) -> tuple[int, float] | N
     return None
 
 
-def implausibility(hu: NDArray[np.int16], padding_hu: int) -> str:
+def implausibility(hu: NDArray[np.int16], padding_hu: int, noisy_voxels: int) -> str:
     """Why the values of a volume (k, j, i) cannot be HU of a patient, or "".
 
     A patient has soft tissue near 0 HU; a volume that has nothing above -500, or nothing below +500, has another scale.
+    noisy_voxels: values below UNREAL_HU that were no padding.
     """
+    if noisy_voxels > 0.02 * hu.size:
+        return f"{100 * noisy_voxels / hu.size:.0f} % of the voxels lie below {UNREAL_HU} HU and are no padding"
     sample = hu[:: max(len(hu) // 32, 1), ::4, ::4]
     values = sample[sample != padding_hu]
     if values.size == 0:

@@ -36,11 +36,15 @@ _MAX_THREADS = 4
 
 @dataclass(frozen=True)
 class _Pixels:
-    """hu: int16 (k, j, i), padding replaced. padding_voxels, clipped: how many values were changed."""
+    """hu: int16 (k, j, i), padding replaced. padding_voxels, clipped: how many values were changed.
+
+    noisy_voxels: how many values no scanner writes, and no padding is.
+    """
 
     hu: NDArray[np.int16]
     padding_voxels: int
     clipped: int
+    noisy_voxels: int
 
 
 def ingest_series(
@@ -73,7 +77,7 @@ def _ingest_part(
     pixels = _decode(part.slices, params)
     if isinstance(pixels, Refusal):
         return pixels
-    if why := implausibility(pixels.hu, params.padding_hu):
+    if why := implausibility(pixels.hu, params.padding_hu, pixels.noisy_voxels):
         return Refusal(ReasonCode.IMPLAUSIBLE_HU, why, part.slices)
     frame = part.slices[0].frame_of_reference_uid
     try:
@@ -99,6 +103,7 @@ def _decode(slices: Sequence[SliceHeader], params: IngestParams) -> _Pixels | Re
     hu: NDArray[np.int16] = np.empty((0, 0, 0), dtype=np.int16)
     padding = np.zeros(len(slices), dtype=np.int64)
     clipped = np.zeros(len(slices), dtype=np.int64)
+    noisy = np.zeros(len(slices), dtype=np.int64)
     percentiles: list[tuple[float, ...]] = [()] * len(slices)
 
     def decode(index: int) -> NDArray[np.int16] | Refusal:
@@ -109,7 +114,7 @@ def _decode(slices: Sequence[SliceHeader], params: IngestParams) -> _Pixels | Re
             why = error.what if isinstance(error, DecodeError) else "the file cannot be read"
             return Refusal(ReasonCode.PIXEL_DECODE_FAILED, f"slice {index + 1} of {len(slices)}: {why}", (header,))
         padding[index], clipped[index] = plane.padding_voxels, plane.clipped
-        percentiles[index] = plane.percentiles
+        percentiles[index], noisy[index] = plane.percentiles, plane.noisy_voxels
         return plane.hu
 
     # the first plane alone: a header that lies about its size is caught before memory is asked for
@@ -135,7 +140,7 @@ def _decode(slices: Sequence[SliceHeader], params: IngestParams) -> _Pixels | Re
         index, amount = jump
         detail = f"all values of slice {index + 1} stand {amount:+.0f} HU off those of slice {index}"
         return Refusal(ReasonCode.IMPLAUSIBLE_HU, detail, (slices[index - 1], slices[index]))
-    return _Pixels(hu, int(padding.sum()), int(clipped.sum()))
+    return _Pixels(hu, int(padding.sum()), int(clipped.sum()), int(noisy.sum()))
 
 
 def _findings(part: Part, pixels: _Pixels, params: IngestParams) -> tuple[QualityFinding, ...]:

@@ -43,7 +43,16 @@ def triage(headers: Iterable[SliceHeader], params: IngestParams) -> tuple[list[S
                 planes.append(header)
         if reason is not None:
             refused.setdefault(reason, []).append(header)
-    refusals = [Refusal(reason, f"{len(group)} object(s)", tuple(group)) for reason, group in sorted(refused.items())]
+    # a CT image that ends before its pixels leaves a hole that the positions of the others need not show
+    cut = [header for header in refused.get(ReasonCode.NOT_AN_IMAGE, []) if header.sop_class_uid in CT_CLASSES]
+    if planes and cut:
+        refused[ReasonCode.NOT_AN_IMAGE] = [header for header in refused[ReasonCode.NOT_AN_IMAGE] if header not in cut]
+    refusals = [
+        Refusal(reason, f"{len(group)} object(s)", tuple(group)) for reason, group in sorted(refused.items()) if group
+    ]
+    if planes and cut:
+        detail = f"{len(cut)} of {len(planes) + len(cut)} slices end before their pixels"
+        return [], [*refusals, Refusal(ReasonCode.PIXEL_DECODE_FAILED, detail, tuple(cut))]
     if planes and (refusal := _series_refusal(planes, params)):
         return [], [*refusals, refusal]
     return planes, refusals

@@ -1,0 +1,146 @@
+"""Whatever a source holds is found, and nothing in it can do harm."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from dicom_factory import slices_of, truth_of, write_series
+
+from data_contracts.errors import DecodeError, UsageError, WorkspaceError
+from data_contracts.params import IngestParams
+from data_contracts.reasons import ReasonCode
+from pipeline.intake import archive
+from pipeline.intake.archive import unpack
+from pipeline.intake.deidentify import Pseudonymizer
+from pipeline.intake.discover import Discovery, discover
+
+
+def find(source: Path, scratch: Path, *, keep: bool = False) -> Discovery:
+    return discover(source, Pseudonymizer(b"secret", keep), IngestParams(), scratch)
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("series")
+    write_series(folder / "Mueller" / "CT", slices_of(truth_of(), "P1")[:5])
+    return folder
+
+
+def test_a_source_that_is_not_there_is_a_usage_error_that_does_not_print_its_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        find(tmp_path / "Mueller", tmp_path)
+    assert "Mueller" not in caught.value.line()
+
+
+def test_an_empty_folder_has_no_files(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    assert find(tmp_path / "in", tmp_path) == Discovery((), (), 0)
+
+
+def test_a_single_file_is_a_series_of_one(series: Path, tmp_path: Path) -> None:
+    found = find(next(series.rglob("*.dcm")), tmp_path)
+    assert [len(raw.slices) for raw in found.series] == [1]
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz", "tar.xz"])
+def test_an_archive_holds_what_its_folder_holds(series: Path, tmp_path: Path, kind: str) -> None:
+    packed = tmp_path / f"study.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+            for path in sorted(series.rglob("*.dcm")):
+                out.write(path, path.relative_to(series))
+    else:
+        with tarfile.open(packed, f"w:{kind[4:]}") as out:
+            out.add(series, ".")
+    found = find(packed, tmp_path / "scratch", keep=True)
+    assert [(raw.relative, len(raw.slices)) for raw in found.series] == [("Mueller/CT", 5)]
+    assert found.rejections == ()
+    assert not any("Mueller" in str(path) for path in (tmp_path / "scratch").rglob("*"))
+
+
+def test_junk_is_listed_a_row_each_and_links_to_folders_are_not_followed(series: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("hello")
+    (folder / "empty").write_bytes(b"")
+    (folder / "binary").write_bytes(os.urandom(4000))
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe")
+    found = find(folder, tmp_path)
+    assert [item.reason for item in found.rejections] == [ReasonCode.NOT_DICOM] * 3
+    assert found.series == ()
+    assert all("notes" not in item.path for item in found.rejections)
+
+
+def test_members_that_leave_the_folder_or_are_links_are_refused_one_by_one(series: Path, tmp_path: Path) -> None:
+    packed, scratch = tmp_path / "evil.tar", tmp_path / "deep" / "scratch"
+    good = next(series.rglob("*.dcm")).read_bytes()
+    with tarfile.open(packed, "w") as out:
+        for name in ("../../escaped.dcm", "/absolute.dcm", "fine/a.dcm"):
+            info = tarfile.TarInfo(name)
+            info.size = len(good)
+            out.addfile(info, io.BytesIO(good))
+        link = tarfile.TarInfo("link.dcm")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        out.addfile(link)
+        device = tarfile.TarInfo("device")
+        device.type = tarfile.CHRTYPE
+        out.addfile(device)
+    found = find(packed, scratch)
+    assert [item.reason for item in found.rejections] == [ReasonCode.UNSAFE_ARCHIVE_MEMBER] * 4
+    assert [len(raw.slices) for raw in found.series] == [1]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["000002", "evil.tar"]
+
+
+def test_a_link_in_a_zip_is_not_made(tmp_path: Path) -> None:
+    packed = tmp_path / "evil.zip"
+    with zipfile.ZipFile(packed, "w") as out:
+        info = zipfile.ZipInfo("link")
+        info.external_attr = (stat.S_IFLNK | 0o777) << 16
+        out.writestr(info, "/etc/passwd")
+        out.writestr("a\\..\\..\\b.dcm", "x")
+    assert [member.path for member in unpack(packed, tmp_path / "scratch")] == [None, None]
+
+
+def test_a_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_RATIO_FROM_BYTES", 2**20)
+    packed = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("zeros", bytes(32 * 2**20))
+    with pytest.raises(DecodeError):
+        unpack(packed, tmp_path / "scratch")
+
+
+def test_a_disk_without_room_for_the_archive_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "_RESERVE_BYTES", 2**62)
+    packed = tmp_path / "a.zip"
+    with zipfile.ZipFile(packed, "w") as out:
+        out.writestr("a", "content")
+    with pytest.raises(WorkspaceError):
+        unpack(packed, tmp_path / "scratch")
+
+
+def test_a_torn_archive_is_one_clear_error(series: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "torn.tar.gz"
+    with tarfile.open(packed, "w:gz") as out:
+        out.add(series, ".")
+    packed.write_bytes(packed.read_bytes()[:-3000])
+    with pytest.raises(DecodeError) as caught:
+        find(packed, tmp_path / "scratch")
+    assert "\n" not in caught.value.line()
+
+
+def test_dicomdir_file_sets_are_read_by_their_files(traps: Path, tmp_path: Path) -> None:
+    found = find(traps / "pydicom_ct" / "dicomdirtests", tmp_path, keep=True)
+    assert sorted(len(raw.slices) for raw in found.series) == [2, 4, 5, 50]
+    assert all(item.reason in (ReasonCode.NOT_AN_IMAGE, ReasonCode.NOT_DICOM) for item in found.rejections)
