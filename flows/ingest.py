@@ -12,12 +12,13 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, model_serializer
 
-from data_contracts.errors import NothingUsableError
+from data_contracts.errors import NoduleflowError, NothingUsableError, WorkspaceError
 from data_contracts.nodules import NODULE_TABLE, NoduleAnnotation
 from data_contracts.params import IngestParams
+from data_contracts.reasons import ReasonCode
 from data_contracts.records import digest_of
 from data_contracts.series import Rejection, SeriesRecord
-from flows.engine import step
+from flows.engine import scrubbed, step
 from flows.progress import say, stage
 from flows.settings import configured_secret
 from flows.sources import PrivatePaths
@@ -51,7 +52,14 @@ def discover_source(
 def ingest_one(
     raw: PrivateSeries, pseudonymizer: Pseudonymizer, params: IngestParams, series_root: Path, site: str
 ) -> list[SeriesRecord | Rejection]:
-    return ingest_series(raw.series, pseudonymizer, params, series_root, site)
+    """One series; an error nobody foresaw refuses this series and leaves the others alone."""
+    try:
+        return scrubbed(ingest_series)(raw.series, pseudonymizer, params, series_root, site)
+    except WorkspaceError:
+        raise
+    except NoduleflowError as error:
+        path = pseudonymizer.path(raw.series.relative)
+        return [Rejection(path=path, reason=ReasonCode.INTERNAL_ERROR, detail=error.line())]
 
 
 @step("rebuild-tables")

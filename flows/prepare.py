@@ -44,13 +44,18 @@ def extract_part(
     workspace: Workspace, record: SeriesRecord, nodules: pd.DataFrame, params: PatchParams, parts: Path
 ) -> Path:
     """Cut the patches of one series once; they wait in a file, so a kill costs no series twice."""
-    part = parts / f"{record.series_key}.npz"
+    part = parts / f"{record.series_key}.npy"
     if not part.exists():
         volume = read_nifti(workspace.root / record.volume_path)
         patches, padded = extract_series_patches(volume, nodules, params)
-        with atomic_path(part) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, patches=patches, padded=padded)
+        for file, array in ((_padded_file(part), padded), (part, patches)):
+            with atomic_path(file) as temporary, temporary.open("wb") as stream:
+                np.save(stream, array, allow_pickle=False)
     return part
+
+
+def _padded_file(part: Path) -> Path:
+    return part.with_suffix(".padded.npy")
 
 
 @step("assemble-dataset")
@@ -64,18 +69,15 @@ def assemble(
     description: dict[str, Any],
 ) -> DatasetCard:
     """One dataset out of the parts of its series."""
-    arrays, rows = [], []
+    rows = []
     for key, part in parts.items():
-        with np.load(part, allow_pickle=False) as stored:
-            arrays.append(stored["patches"])
-            padded = stored["padded"]
-        record = records[key]
+        record, padded = records[key], np.load(_padded_file(part), allow_pickle=False)
         rows.append(
             patch_rows(groups[key], padded, patient_key=record.patient_key, site=record.site, manifest=manifest)
         )
     return assemble_dataset(
         workspace.datasets_root,
-        arrays,
+        list(parts.values()),
         pd.concat(rows, ignore_index=True),
         value_unit="HU",
         spacing_mm=params.spacing_mm,
@@ -103,7 +105,7 @@ def prepare_flow(
         "name": name,
         "kind": patch.kind,
         "inputs": {
-            **{key: records[key].pixel_sha256 for key in groups},
+            **{key: _series_digest(records[key]) for key in groups},
             "nodules": digest_of(nodules.to_json(orient="records", double_precision=10)),
             "manifest": digest_of(manifest.model_dump(mode="json")),
         },
@@ -127,6 +129,11 @@ def prepare_flow(
     }
 
 
+def _series_digest(record: SeriesRecord) -> str:
+    """Everything of a series that its patches and their rows depend on."""
+    return digest_of([record.pixel_sha256, record.affine_lps, record.site, record.patient_key])
+
+
 def _dumped(**params: Params) -> dict[str, object]:
     return {name: value.model_dump(mode="json") for name, value in params.items()}
 
@@ -144,7 +151,7 @@ def _extract_all(
         ]
         for future in as_completed(futures):
             progress.advance(f"series {future.result().stem}")
-    return {key: parts_root / f"{key}.npz" for key in groups}
+    return {key: parts_root / f"{key}.npy" for key in groups}
 
 
 @step("extract-features")

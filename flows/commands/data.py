@@ -115,7 +115,9 @@ def import_npz_command(
     from flows.presets import assignments, distribute
     from flows.sources import existing_sources
 
-    split, label = distribute(assignments(settings_), (SplitParams, LabelParams), where="--set")
+    # Crops with a table are LIDC's: its published figures count nodules that at least three readers rated.
+    readers = {} if table is None else {"min_readers": 3}
+    split, label = distribute({**readers, **assignments(settings_)}, (SplitParams, LabelParams), where="--set")
     existing_sources((file,) if table is None else (file, table))
     _, workspace = session.open()
     workspace.create()
