@@ -171,19 +171,12 @@ def _nodule_page(
         if view_of(name) == view and name in images
     ]
     cell = (_WIDTH - 10) / 3
-    if pictures:
-        cells: list[list[Flowable]] = [_picture(KEY_VIEWS[view].caption, content, cell) for view, content in pictures]
-        cells += [[] for _ in range(-len(cells) % 3)]
-        grid = Table([cells[row : row + 3] for row in range(0, len(cells), 3)], colWidths=[_WIDTH / 3] * 3)
-        grid.setStyle(_PLAIN)
-        story += [grid, Spacer(1, 4)]
-    bars = [
-        [_text(name), _meter(value, color, 60 * mm), _text(words, _BOLD)]
-        for (name, value, words), color in zip(wording.probability_rows(finding), _bar_colors(finding), strict=True)
-    ]
-    meters = Table(bars, colWidths=[31 * mm, 64 * mm, None])
-    meters.setStyle(TableStyle([*_PLAIN.getCommands(), ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
-    story += [_text("PROBABILITY OF MALIGNANCY", _SECTION), meters, Spacer(1, 4)]
+    cells: list[list[Flowable]] = [_picture(KEY_VIEWS[view].caption, content, cell) for view, content in pictures]
+    cells.append(_probabilities(finding, cell))
+    cells += [[] for _ in range(-len(cells) % 3)]
+    grid = Table([cells[row : row + 3] for row in range(0, len(cells), 3)], colWidths=[_WIDTH / 3] * 3)
+    grid.setStyle(_PLAIN)
+    story += [grid, Spacer(1, 4)]
     left: list[Flowable] = [
         _text("SIZE AND PLACE", _SECTION),
         _rows(wording.measurement_rows(finding, review), _WIDTH / 2 - 8),
@@ -209,9 +202,16 @@ def _answer_line() -> Table:
     return table
 
 
-def _bar_colors(finding: Finding) -> list[colors.Color]:
+def _probabilities(finding: Finding, width: float) -> list[Flowable]:
+    """The network's probability with the size-only one below it, as bars."""
     by_name = {"Image and size": _MODEL, "Image alone": _IMAGE, "Size alone": _SIZE}
-    return [by_name[name] for name, _, _ in wording.probability_rows(finding)]
+    bars = [
+        [_text(name), _meter(value, by_name[name], 13 * mm), _text(words, _BOLD)]
+        for name, value, words in wording.probability_rows(finding)
+    ]
+    table = Table(bars, colWidths=[25 * mm, 16 * mm, width - 41 * mm])
+    table.setStyle(TableStyle([*_PLAIN.getCommands(), ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
+    return [_text("PROBABILITY OF MALIGNANCY", _SECTION), table]
 
 
 _PLAIN = TableStyle(

@@ -28,7 +28,7 @@ class Banner:
 
 
 #: DICOM's longest short text is 64 characters; what is longer is an attack or an accident.
-_LONGEST_HEADER_TEXT = 200
+_LONGEST_HEADER_TEXT = 100
 
 Rows = list[tuple[str, str]]
 

@@ -53,7 +53,7 @@ def test_hostile_strings_are_set_as_text_and_fill_no_pages(study_review, key_ima
     review = study_review.model_copy(update={"series": (series,), "findings": findings, "warnings": (text,)})
     content = render_study_pdf(review, key_images)
     pages = _text(content, tmp_path).split("\f")[:-1]
-    assert len(pages) <= 6
+    assert len(pages) <= 8
     if text.startswith("<b>"):
         assert "<b>bold</b> &" in pages[0]
 

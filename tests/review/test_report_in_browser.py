@@ -1,4 +1,4 @@
-"""The review page in a real Chromium, driven over its debugging port: it shows, it answers, it saves, it asks no one."""
+"""The review page in a real Chromium, driven over its debugging port: it shows, answers, saves and asks no one."""
 
 from __future__ import annotations
 
@@ -60,9 +60,8 @@ class Browser:
 
     def press(self, *keys: str) -> None:
         for key in keys:
-            code = {"Tab": 9, " ": 32}.get(key, ord(key[0].upper()))
-            text = {} if key == "Tab" else {"text": key}
-            self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
+            code = 190 if key == "." else ord(key.upper())
+            self.ask("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, text=key)
             self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 
     def screenshot(self) -> np.ndarray:
