@@ -20,6 +20,7 @@ from io import StringIO
 from pathlib import Path
 
 import pandas as pd
+from filelock import FileLock
 
 from data_contracts.errors import UsageError
 from data_contracts.params import PhantomParams
@@ -105,9 +106,17 @@ def generate_cohort(
     UsageError: as for `generate_patient`.
     """
     _claim(params, out_dir)
-    for leftover in out_dir.glob(".S*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    plan_cohort(params)
+    # a second run on the same folder waits, then finds everything there
+    with FileLock(out_dir / ".lock"):
+        for leftover in out_dir.glob(".S*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        _generate_missing(params, out_dir, on_patient, workers)
+        finish_cohort(params, out_dir)
+
+
+def _generate_missing(
+    params: PhantomParams, out_dir: Path, on_patient: Callable[[int], object] | None, workers: int
+) -> None:
     pool = ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="phantom")
     try:
         running = {pool.submit(generate_patient, params, index, out_dir): index for index in range(params.n_patients)}
@@ -117,7 +126,6 @@ def generate_cohort(
                 on_patient(running[future])
     finally:
         pool.shutdown(cancel_futures=True)
-    finish_cohort(params, out_dir)
 
 
 def finish_cohort(params: PhantomParams, out_dir: Path) -> None:

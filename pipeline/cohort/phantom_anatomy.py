@@ -206,7 +206,7 @@ class Thorax:
         self, hu: NDArray[np.float32], x: Array, y: Array, center: tuple[float, float], half: tuple[float, float],
         value: float, swell: float, pixel_mm: float,
     ) -> None:  # fmt: skip
-        """Paint a soft-edged ellipse, given in mm of the unscaled body, into a plane; only its bounding box is touched."""
+        """Paint a soft-edged ellipse, given in mm of the unscaled body, into its bounding box of a plane."""
         if swell <= 0.05:
             return
         (cx, cy), (rx, ry) = center, half

@@ -1,4 +1,4 @@
-"""Invented people, places and identifiers of the phantom; every string is easy to find, so a leak can be searched for."""
+"""Invented people, places and identifiers of the phantom; each is easy to find, so a leak can be searched for."""
 
 from __future__ import annotations
 

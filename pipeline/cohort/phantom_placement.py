@@ -1,4 +1,4 @@
-"""Where the nodules of a phantom patient lie: inside the lungs, some at the pleura, some on a vessel, none on another."""
+"""Where the nodules of a phantom patient lie: in the lungs, some at the pleura or a vessel, none on another."""
 
 from __future__ import annotations
 

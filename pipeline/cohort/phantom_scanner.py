@@ -13,7 +13,7 @@ from data_contracts.params import PhantomParams
 from pipeline.cohort.phantom_anatomy import AxialGrid
 
 #: planes of the object are averaged into a slice so that none is thicker than this
-_PLANE_MM = 1.3
+_PLANE_MM = 1.6
 
 
 @dataclass(frozen=True)

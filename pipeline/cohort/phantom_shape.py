@@ -14,9 +14,10 @@ from pipeline.intake.contours import contour_box, contour_mask
 #: pixels kept around the contours, so that the field is known outside the nodule
 _MARGIN_PX = 6
 #: HU of the middle of a nodule by texture rating: 1 ground glass, 3 part-solid (rim), 5 solid
-_TEXTURE_HU = ((1.0, -600.0), (2.0, -480.0), (3.0, -380.0), (4.0, -60.0), (5.0, 30.0))
+_TEXTURE_HU = (-600.0, -480.0, -380.0, -60.0, 30.0)
 #: width of the edge in mm by margin rating: 1 poorly defined, 5 sharp
-_EDGE_MM = ((1.0, 3.0), (5.0, 0.8))
+_EDGE_MM = (3.0, 2.45, 1.9, 1.35, 0.8)
+_RATED = (1.0, 2.0, 3.0, 4.0, 5.0)
 _SOLID_HU = 30.0
 
 
@@ -55,7 +56,8 @@ class NoduleShape:
         """Points (n, 3) = (x, y, z) offsets from the centre, on the outermost voxels inside."""
         inside = self.distance_mm > 0
         shell = inside & ~ndimage.binary_erosion(inside)
-        return ((np.argwhere(shell) - self.center_kji) * self.spacing_kji_mm)[:, ::-1]
+        offsets: NDArray[np.float64] = (np.argwhere(shell) - np.array(self.center_kji)) * np.array(self.spacing_kji_mm)
+        return offsets[:, ::-1]
 
 
 def consensus_shape(nodule: LidcNodule) -> NoduleShape:
@@ -118,7 +120,7 @@ def _largest_component(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def edge_width_mm(ratings: dict[str, float]) -> float:
     """How far the edge of the nodule fades, by the readers' margin rating."""
-    return float(np.interp(ratings["margin"], *zip(*_EDGE_MM, strict=True)))
+    return float(np.interp(ratings["margin"], _RATED, _EDGE_MM))
 
 
 def nodule_hu(nodule: LidcNodule, distance_mm: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -134,7 +136,7 @@ def nodule_hu(nodule: LidcNodule, distance_mm: NDArray[np.floating], rng: np.ran
     grain = ndimage.gaussian_filter(rng.standard_normal(distance_mm.shape).astype(np.float32), 1.2)
     grain /= max(float(grain.std()), 1e-6)
     texture = ratings["texture"]
-    hu = np.full(distance_mm.shape, np.interp(texture, *zip(*_TEXTURE_HU, strict=True)), dtype=np.float32)
+    hu = np.full(distance_mm.shape, np.interp(texture, _RATED, _TEXTURE_HU), dtype=np.float32)
     if 2.0 < texture < 4.5:
         # part-solid: a solid core, larger the more solid the readers called it
         core = np.clip((depth - (0.75 - 0.25 * (texture - 2.0))) * 6 + 0.3 * grain, 0, 1)

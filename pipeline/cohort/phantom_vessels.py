@@ -58,13 +58,14 @@ def draw_vessels(tree: VesselTree, grid: AxialGrid, z_mm: NDArray[np.floating]) 
     axis, pixel = grid.axis_mm, grid.pixel_mm
     heights = np.asarray(z_mm, dtype=np.float32)
     edge = max(pixel, 0.8)
-    for start, end, radius in zip(tree.start_mm, tree.end_mm, tree.radius_mm, strict=True):
-        low, high = np.minimum(start, end) - radius - edge, np.maximum(start, end) + radius + edge
-        columns, rows = (
-            slice(*np.searchsorted(axis, (low[0], high[0]))),
-            slice(*np.searchsorted(axis, (low[1], high[1]))),
-        )
-        planes = slice(*np.searchsorted(heights, (low[2], high[2])))
+    reach = tree.radius_mm[:, None] + edge
+    low, high = np.minimum(tree.start_mm, tree.end_mm) - reach, np.maximum(tree.start_mm, tree.end_mm) + reach
+    boxes = [
+        np.stack([np.searchsorted(places, low[:, of]), np.searchsorted(places, high[:, of])], axis=1).tolist()
+        for of, places in enumerate((axis, axis, heights))
+    ]
+    for start, end, radius, *box in zip(tree.start_mm, tree.end_mm, tree.radius_mm, *boxes, strict=True):
+        columns, rows, planes = (slice(*bounds) for bounds in box)
         x = axis[columns][None, None, :] - np.float32(start[0])
         y = axis[rows][None, :, None] - np.float32(start[1])
         z = heights[planes][:, None, None] - np.float32(start[2])
@@ -73,8 +74,8 @@ def draw_vessels(tree: VesselTree, grid: AxialGrid, z_mm: NDArray[np.floating]) 
         away = np.sqrt((x - part * along[0]) ** 2 + (y - part * along[1]) ** 2 + (z - part * along[2]) ** 2)
         # a thin vessel fills no voxel: its share falls with its cross-section
         full = min(1.0, (2 * float(radius) / edge) ** 2 / 1.2)
-        box = share[planes, rows, columns]
-        np.maximum(box, full * np.clip((np.float32(radius) - away) / edge + 0.5, 0, 1), out=box)
+        drawn = share[planes, rows, columns]
+        np.maximum(drawn, full * np.clip((np.float32(radius) - away) / edge + 0.5, 0, 1), out=drawn)
     return share
 
 
