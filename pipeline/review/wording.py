@@ -133,7 +133,7 @@ def measurement_rows(finding: Finding, review: StudyReview) -> Rows:
         ("Mean density", "not measured" if size.mean_hu is None else f"{size.mean_hu:.0f} HU"),
         ("Side", finding.side or "not determined"),
         ("Slice", f"{finding.slice_number} of {n_slices}" if n_slices else str(finding.slice_number)),
-        ("Position", "L {:.1f}, P {:.1f}, S {:.1f} mm".format(*finding.lps_mm)),
+        ("Position, mm", "L {:.1f} P {:.1f} S {:.1f}".format(*finding.lps_mm)),
     ]
     if size.long_axis_mm is None:
         del rows[1]
