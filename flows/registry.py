@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,7 +44,8 @@ class Registry:
                 return known[run_id]
             seals = {f"noduleflow.sha256.{name}": sha256_file(self.folder(run_id) / name) for name in _SEALED}
             address = self.client.get_run(mlflow_id).data.tags[tracking.MODEL_URI_TAG]
-            version = mlflow.register_model(address, self.model_name, tags={"noduleflow.run_id": run_id, **seals})
+            with redirect_stderr(io.StringIO()):  # it announces each version on standard error
+                version = mlflow.register_model(address, self.model_name, tags={"noduleflow.run_id": run_id, **seals})
             self.client.set_registered_model_alias(self.model_name, CHALLENGER, str(version.version))
         return str(version.version)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,9 @@ def _log_serving_model(mlflow_id: str, folder: Path, card: ModelCard, mlflow: An
     from models.export import ServingModule
     from models.predict import Predictor
 
-    with mlflow.start_run(run_id=mlflow_id):
+    with mlflow.start_run(run_id=mlflow_id), warnings.catch_warnings():
+        # torch warns of its own export format; there is nothing a user could do about it.
+        warnings.simplefilter("ignore")
         logged = mlflow.pytorch.log_model(
             ServingModule(Predictor.load(folder).network, card.input, card.calibration),
             name="model",

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import signal
+import subprocess
+import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,3 +88,44 @@ def traps(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nlst_dicom(traps: Path) -> Path:
     """Folder of an NLST screening chest CT: 143 slices, Toshiba, JPEG-LS."""
     return traps / "chest_nlst_143_jpegls"
+
+
+@pytest.fixture(scope="session")
+def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the demo of this test session has its workspace; the cohort stands beside it."""
+    return tmp_path_factory.mktemp("demonstrated") / "workspace"
+
+
+@pytest.fixture(scope="session")
+def run_demo(demo_workspace: Path) -> Callable[[], subprocess.CompletedProcess[str]]:
+    """Run `noduleflow demo --fast` to its end."""
+
+    def run() -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(_demo(demo_workspace), capture_output=True, text=True, timeout=900, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def demo(demo_workspace: Path, run_demo: Callable[[], subprocess.CompletedProcess[str]]) -> dict[str, Any]:
+    """The record of a demo that was killed with SIGKILL at random moments before a last start let it end."""
+    moments = random.Random()
+    killed_after_s = []
+    for start_s in (12, 25, 40):
+        process = subprocess.Popen(_demo(demo_workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        moment_s = start_s + moments.uniform(0, 10)
+        try:
+            process.wait(moment_s)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed_after_s.append(round(moment_s, 1))
+    done = run_demo()
+    return {**json.loads(done.stdout), "killed_after_s": killed_after_s, "stderr": done.stderr}
+
+
+def _demo(workspace: Path) -> list[str]:
+    return [sys.executable, "-m", "flows", "--workspace", str(workspace), "--json", "demo", "--fast"]
