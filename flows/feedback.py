@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from data_contracts.errors import NothingUsableError, UsageError
-from data_contracts.records import atomic_path, digest_of
+from data_contracts.records import digest_of
 from data_contracts.review import ReaderFeedback, StudyReview
 from flows.workspace import Workspace
-from pipeline.review.feedback import check_feedback, feedback_labels, read_feedback
+from pipeline.review.feedback import check_feedback, feedback_labels, latest_labels, read_feedback
+from pipeline.review.feedback import export_labels as write_labels
 
 
 def take_in(workspace: Workspace, file: Path) -> dict[str, Any]:
@@ -43,7 +42,6 @@ def export_labels(workspace: Workspace, path: Path) -> dict[str, Any]:
     for file in files:
         review = StudyReview.read(file.parent.parent / "review.json")
         tables.append(feedback_labels(ReaderFeedback.read(file), review))
-    labels = pd.concat(tables, ignore_index=True)
-    with atomic_path(path) as temporary:
-        labels.to_csv(temporary, index=False)
+    labels = latest_labels(tables)
+    write_labels(labels, path)
     return {"labels": len(labels), "file": str(path)}

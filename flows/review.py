@@ -26,6 +26,7 @@ from flows.sources import existing_sources
 from flows.workspace import Workspace
 from models.predict import Predictor
 from pipeline.cohort.consensus import nodules_by_consensus
+from pipeline.imaging.lungs import segment_lungs
 from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.patches import extract_patch
 from pipeline.review.html import render_study
@@ -114,6 +115,7 @@ def _findings(
     cut = [extract_patch(volume, center, patch_params) for center in centers]
     diameters = rows["diameter_mm"].to_numpy(dtype=np.float64)
     scores = apply_calibration(card.calibration, predictor.logits(np.stack([patch for patch, _ in cut])), diameters)
+    lungs = segment_lungs(volume)
     findings, images = [], {}
     for number, row in enumerate(rows.to_dict("records")):
         finding_id = digest_of([record.series_key, row["nodule_id"]], length=8)
@@ -130,6 +132,7 @@ def _findings(
                 lps_mm=(x, y, z),
                 kji=(k, j, i),
                 slice_number=round(k) + 1,
+                side=(lungs.side_of(centers[number]) or "") if lungs.is_plausible else "",
                 measurement=measure(volume, centers[number], float(diameters[number])),
                 probability=_known(scores["score"][number]),
                 probability_size_only=_known(scores["score_size"][number]),

@@ -211,6 +211,7 @@ def choose_and_evaluate(
         training={
             **params.model_dump(mode="json", exclude={"weights", "weights_sha256", "backbone"}),
             "network": chosen,
+            "population": _population(cohort.train()),
             "n_train": len(cohort.train()),
             "n_validation": len(validation),
         },
@@ -227,6 +228,11 @@ def choose_and_evaluate(
     )
     card.write(folder / "model_card.json")
     return chosen
+
+
+def _population(rows: pd.DataFrame) -> str:
+    sites = ", ".join(sorted(set(rows["site"])))
+    return f"{len(rows)} nodules of {rows['patient_key'].nunique()} patients, {sites}"
 
 
 def _decide(workspace: Workspace, run_id: str, cohort: Cohort, networks: list[str]) -> AdaptationDecision | None:
