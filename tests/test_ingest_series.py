@@ -344,3 +344,14 @@ def test_a_file_cut_in_its_header_refuses_its_series(tmp_path: Path, sound: Path
     content = last.read_bytes()
     last.write_bytes(content[: content.index(b"\xe0\x7f\x10\x00")])
     assert refusal(tmp_path / "in", tmp_path).reason is ReasonCode.PIXEL_DECODE_FAILED
+
+
+def test_an_error_of_our_own_ends_one_series_and_tells_no_value(
+    sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError(f"with {NAME}")
+
+    monkeypatch.setattr("pipeline.intake.ingest_series.make_parts", fail)
+    outcome = refusal(sound, tmp_path)
+    assert (outcome.reason, outcome.detail) == (ReasonCode.INTERNAL_ERROR, "ZeroDivisionError")

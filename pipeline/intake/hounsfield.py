@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +16,10 @@ from pipeline.intake.headers import SliceHeader
 UNREAL_HU = -1500
 #: a padding value that maps into this range could also be tissue
 _TISSUE_HU = (-900.0, 3071.0)
-#: an added or forgotten 1000 or 1024 moves every part of a slice's histogram by at least this
+#: an added or forgotten 1000 or 1024 moves a slice by more than this
 _JUMP_HU = 500.0
-#: and by the same amount, within this
-_JUMP_SPREAD_HU = 150.0
-_PERCENTILES = (5, 25, 50, 75, 95)
+#: and leaves its picture alike: neighbours correlate at least so
+_JUMP_CORRELATION = 0.5
 _INT16 = np.iinfo(np.int16)
 
 
@@ -27,14 +28,14 @@ class HounsfieldSlice:
     """One plane: int16 HU (rows, columns), a mask of padding where any, and how many values were clipped.
 
     noisy_voxels: values below UNREAL_HU that are no constant field, so no padding.
-    percentiles: of the HU before padding is replaced, without padding that the header names.
+    sample: every fourth row and column before padding is replaced, float32, NaN where the header names padding.
     """
 
     hu: NDArray[np.int16]
     padding_voxels: int
     clipped: int
     noisy_voxels: int
-    percentiles: tuple[float, ...]
+    sample: NDArray[np.float32]
 
 
 def to_hounsfield(stored: NDArray[np.int32], header: SliceHeader, padding_hu: int) -> HounsfieldSlice:
@@ -57,8 +58,9 @@ def to_hounsfield(stored: NDArray[np.int32], header: SliceHeader, padding_hu: in
 
     unreal = hu <= UNREAL_HU if lowest <= UNREAL_HU else None
     sample = hu[::4, ::4]
-    real = sample if named is None else sample[~named[::4, ::4]]
-    percentiles = tuple(np.percentile(real, _PERCENTILES).tolist()) if real.size else ()
+    real = sample.astype(np.float32)
+    if named is not None:
+        real[named[::4, ::4]] = np.nan
     padding = named if unreal is None else unreal if named is None else named | unreal
     count = noisy = 0
     if padding is not None:
@@ -66,7 +68,7 @@ def to_hounsfield(stored: NDArray[np.int32], header: SliceHeader, padding_hu: in
         count = int(np.count_nonzero(changed))
         noisy = 0 if unreal is None else _noisy_voxels(sample, unreal[::4, ::4])
         hu[changed] = padding_hu
-    return HounsfieldSlice(hu, count, clipped, noisy, percentiles)
+    return HounsfieldSlice(hu, count, clipped, noisy, real)
 
 
 def _noisy_voxels(sample: NDArray[np.int16], unreal: NDArray[np.bool_]) -> int:
@@ -99,20 +101,21 @@ def _named_padding(
     return np.asarray(mask)
 
 
-def jumping_slice(percentiles: list[tuple[float, ...]]) -> tuple[int, float] | None:
-    """First slice whose whole histogram stands off its neighbour's by one large amount, and that amount in HU.
+def jumping_slice(samples: Sequence[NDArray[np.float32]]) -> tuple[int, float] | None:
+    """First slice that stands off the one before it by a large amount though it shows the same; and the amount in HU.
 
-    Anatomy moves parts of the histogram; a wrong intercept moves all of it alike.
+    Leaving the body also moves most voxels, but then the two slices have nothing in common.
     """
-    previous: tuple[float, ...] = ()
-    for index, current in enumerate(percentiles):
-        if not current:
+    for index, (previous, current) in enumerate(pairwise(samples), start=1):
+        both = ~(np.isnan(previous) | np.isnan(current))
+        if np.count_nonzero(both) < 16:
             continue
-        if previous:
-            shift = np.subtract(current, previous)
-            if abs(np.median(shift)) >= _JUMP_HU and np.ptp(shift) <= 2 * _JUMP_SPREAD_HU:
-                return index, float(np.median(shift))
-        previous = current
+        one, other = previous[both], current[both]
+        shift = float(np.median(other - one))
+        if abs(shift) < _JUMP_HU or one.std() < 1 or other.std() < 1:
+            continue
+        if float(np.corrcoef(one, other)[0, 1]) >= _JUMP_CORRELATION:
+            return index, shift
     return None
 
 

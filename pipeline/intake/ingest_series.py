@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.errors import DecodeError, GeometryError, WorkspaceError
+from data_contracts.errors import DecodeError, GeometryError, NoduleflowError, WorkspaceError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import QualityFinding, Rejection, SeriesRecord, SourceIdentity
@@ -59,6 +59,18 @@ def ingest_series(
     ------
     WorkspaceError: `series_root` cannot be written for another reason than a full disk.
     """
+    try:
+        return _ingest(raw, pseudonymizer, params, series_root, site)
+    except NoduleflowError:
+        raise
+    except Exception as error:  # headers are hostile: one series must not end the ingest of the others
+        refusal = Refusal(ReasonCode.INTERNAL_ERROR, type(error).__name__, raw.slices)
+        return [_rejection(raw, refusal, pseudonymizer)]
+
+
+def _ingest(
+    raw: RawSeries, pseudonymizer: Pseudonymizer, params: IngestParams, series_root: Path, site: str
+) -> list[SeriesRecord | Rejection]:
     planes, refusals = triage(raw.slices, params)
     outcome: list[SeriesRecord | Rejection] = [_rejection(raw, refusal, pseudonymizer) for refusal in refusals]
     if not planes:
@@ -104,7 +116,7 @@ def _decode(slices: Sequence[SliceHeader], params: IngestParams) -> _Pixels | Re
     padding = np.zeros(len(slices), dtype=np.int64)
     clipped = np.zeros(len(slices), dtype=np.int64)
     noisy = np.zeros(len(slices), dtype=np.int64)
-    percentiles: list[tuple[float, ...]] = [()] * len(slices)
+    samples: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(slices)
 
     def decode(index: int) -> NDArray[np.int16] | Refusal:
         header = slices[index]
@@ -114,7 +126,7 @@ def _decode(slices: Sequence[SliceHeader], params: IngestParams) -> _Pixels | Re
             why = error.what if isinstance(error, DecodeError) else "the file cannot be read"
             return Refusal(ReasonCode.PIXEL_DECODE_FAILED, f"slice {index + 1} of {len(slices)}: {why}", (header,))
         padding[index], clipped[index] = plane.padding_voxels, plane.clipped
-        percentiles[index], noisy[index] = plane.percentiles, plane.noisy_voxels
+        samples[index], noisy[index] = plane.sample, plane.noisy_voxels
         return plane.hu
 
     # the first plane alone: a header that lies about its size is caught before memory is asked for
@@ -136,7 +148,7 @@ def _decode(slices: Sequence[SliceHeader], params: IngestParams) -> _Pixels | Re
             if failure is not None:
                 pool.shutdown(wait=True, cancel_futures=True)
                 return failure
-    if (jump := jumping_slice(percentiles)) is not None:
+    if (jump := jumping_slice(samples)) is not None:
         index, amount = jump
         detail = f"all values of slice {index + 1} stand {amount:+.0f} HU off those of slice {index}"
         return Refusal(ReasonCode.IMPLAUSIBLE_HU, detail, (slices[index - 1], slices[index]))
