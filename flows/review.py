@@ -91,7 +91,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
         findings=tuple(findings),
         origin_of_findings=_origin(nodules),
         not_examined=NOT_EXAMINED,
-        warnings=tuple(report.warnings),
+        warnings=_warnings(report),
     )
     _write(workspace.reviews_root / study_key, review, images, params)
     return study_key
@@ -178,6 +178,11 @@ def _evaluation_summary(report: EvaluationReport) -> dict[str, str]:
         place = "all held-out sites" if row.site == "all" else f"held-out site {row.site}"
         summary[f"AUC of {SCORES[row.score]}, {place}"] = f"{row.auc.text()} on {row.auc.n} nodules"
     return summary
+
+
+def _warnings(report: EvaluationReport) -> tuple[str, ...]:
+    """The report's warnings; that of random weights has a banner of its own on the page."""
+    return tuple(line for line in report.warnings if report.pretrained or "random numbers" not in line)
 
 
 def _series_summary(record: SeriesRecord) -> SeriesSummary:

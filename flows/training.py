@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from flows.registry import Registry
 from flows.tracking import log_run
 from flows.workspace import Workspace
 from models.backbones import build_backbone
-from models.checkpoint import save_network
+from models.checkpoint import CHECKPOINT_FILE, save_network
 from models.fit import fit_classifier
 from models.fit_data import FitData, LabelledPatches
 from models.fit_state import EpochRecord
@@ -147,6 +148,7 @@ def fit_network(workspace: Workspace, run_id: str, dataset_id: str, params: Trai
     write_bytes_atomic(folder / "history.json", json.dumps([asdict(epoch) for epoch in result.history]).encode())
     with atomic_path(folder / "logits.parquet") as temporary:
         pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
+    shutil.rmtree(folder / "state", ignore_errors=True)
     return name
 
 
@@ -193,8 +195,8 @@ def choose_and_evaluate(
         _floats(validation["diameter_mm"]),
     )
     frozen = {score: freeze_thresholds(values, _floats(validation["label"])) for score, values in scores.items()}
-    network = folder / "networks" / chosen / "checkpoint.safetensors"
-    write_bytes_atomic(folder / "checkpoint.safetensors", network.read_bytes())
+    with atomic_path(folder / "checkpoint.safetensors") as temporary:
+        shutil.copyfile(folder / "networks" / chosen / CHECKPOINT_FILE, temporary)
     card = ModelCard(
         name=params.preset or "custom",
         run_id=run_id,
@@ -227,6 +229,8 @@ def choose_and_evaluate(
         params=EvaluateParams(),
     )
     card.write(folder / "model_card.json")
+    for name in networks:  # their logits and history stay; the weights of a refused network are of no use
+        (folder / "networks" / name / CHECKPOINT_FILE).unlink(missing_ok=True)
     return chosen
 
 

@@ -39,9 +39,9 @@ def banners(review: StudyReview) -> list[Banner]:
     if not review.model.pretrained:
         shown.append(Banner("alarm", UNTRAINED, UNTRAINED_DETAIL))
     shown.append(Banner("info", NOT_DIAGNOSTIC, NOT_DIAGNOSTIC_DETAIL))
-    shown += [
-        Banner("warning", "Please note", text) for text in dict.fromkeys((*review.warnings, *review.model.warnings))
-    ]
+    notes = dict.fromkeys((*review.warnings, *review.model.warnings))
+    if notes:
+        shown.append(Banner("warning", "Please note", " ".join(notes)))
     return shown
 
 
