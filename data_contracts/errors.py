@@ -1,20 +1,20 @@
 """The error tree. Libraries raise; only the command line turns an error into an exit status.
 
-    NoduleflowError                 1  something failed
-    |-- UsageError                  2  wrong command line, configuration or file layout
-    |   |-- UnknownParameterError   2  a key that no parameter class has
-    |   `-- WeightsError            2  weights cannot be had, or are not what they claim to be
-    |       `-- WeightsDigestError  2  sha256 differs from the one expected
-    |-- NothingUsableError          3  nothing in the input could be used
-    |-- AnnotationError             3  an annotation file that cannot be read or matched
-    |-- ContractError               1  a record or table breaks its contract
-    |   `-- SchemaVersionError      1  written by a version this one does not know
-    |-- GeometryError               1  a grid that cannot hold the data
-    |-- DecodeError                 1  pixels or header that cannot be read
-    |-- LeakError                   1  one patient in two splits
-    |-- GateRefusedError            4  a promotion gate said no
-    |   `-- StaleExpectationError   4  the champion is not the version the caller expected
-    `-- WorkspaceError              1  the workspace cannot be written, locked or understood
+NoduleflowError                 1  something failed
+|-- UsageError                  2  wrong command line, configuration or file layout
+|   |-- UnknownParameterError   2  a key that no parameter class has
+|   `-- WeightsError            2  weights cannot be had, or are not what they claim to be
+|       `-- WeightsDigestError  2  sha256 differs from the one expected
+|-- NothingUsableError          3  nothing in the input could be used
+|-- AnnotationError             3  an annotation file that cannot be read or matched
+|-- ContractError               1  a record or table breaks its contract
+|   `-- SchemaVersionError      1  written by a version this one does not know
+|-- GeometryError               1  a grid that cannot hold the data
+|-- DecodeError                 1  pixels or header that cannot be read
+|-- LeakError                   1  one patient in two splits
+|-- GateRefusedError            4  a promotion gate said no
+|   `-- StaleExpectationError   4  the champion is not the version the caller expected
+`-- WorkspaceError              1  the workspace cannot be written, locked or understood
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from data_contracts.errors import WeightsError, WorkspaceError
+from data_contracts.errors import UsageError, WeightsError
 from data_contracts.params import PatchParams, PhantomParams
 from data_contracts.records import atomic_path
 from flows.nightly import run_plan
@@ -88,14 +88,18 @@ def usable_weights(weights: str) -> str:
 
 def _fix_secret(workspace: Workspace, seed: int) -> None:
     """Phantoms are nobody: a known key makes the demo's splits, and so its figures, the same everywhere."""
+    secret = hashlib.sha256(f"noduleflow demo {seed}".encode()).hexdigest() + "\n"
     with workspace.lock("secret"):
-        if workspace.secret_file.exists():
+        if workspace.secret_file.exists() and workspace.secret_file.read_text() == secret:
             return
-        if workspace.series_root.exists():
-            raise WorkspaceError("the workspace has series but no secret", where=str(workspace.root))
-        with atomic_path(workspace.secret_file) as temporary:
-            temporary.write_text(hashlib.sha256(f"noduleflow demo {seed}".encode()).hexdigest() + "\n")
-        workspace.secret_file.chmod(0o600)
+        if workspace.secret_file.exists() or workspace.series_root.exists():
+            raise UsageError(
+                "the workspace holds other studies, and phantoms must not mix with them",
+                where=str(workspace.root),
+                todo="Name an empty one: noduleflow --workspace DIR demo.",
+            )
+        with atomic_path(workspace.secret_file, mode=0o600) as temporary:
+            temporary.write_text(secret)
 
 
 def _what_to_open(workspace: Workspace, settings: Settings, record: dict[str, Any]) -> list[str]:

@@ -119,9 +119,8 @@ class Workspace:
             return given.encode()
         with self.lock("secret"):
             if not self.secret_file.exists():
-                with atomic_path(self.secret_file) as temporary:
+                with atomic_path(self.secret_file, mode=0o600) as temporary:
                     temporary.write_text(secrets.token_hex(32) + "\n")
-                    temporary.chmod(0o600)
             self.secret_file.chmod(0o600)
             return self.secret_file.read_text().strip().encode()
 

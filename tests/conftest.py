@@ -90,6 +90,45 @@ def nlst_dicom(traps: Path) -> Path:
     return traps / "chest_nlst_143_jpegls"
 
 
+_SOCKET_HOOK = """
+import os, socket
+_log = os.environ["NODULEFLOW_TEST_SOCKET_LOG"]
+_loopback = ("127.", "::1", "localhost", "0.0.0.0")
+def _note(host):
+    host = host.decode() if isinstance(host, bytes) else str(host)
+    if host and host != "None" and not host.startswith(_loopback):
+        with open(_log, "a") as stream:
+            stream.write(host + "\\n")
+def _hooked(name):
+    original = getattr(socket.socket, name)
+    def method(self, address, *rest):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            _note(address[0])
+        return original(self, address, *rest)
+    setattr(socket.socket, name, method)
+for _name in ("connect", "connect_ex"):
+    _hooked(_name)
+_getaddrinfo = socket.getaddrinfo
+def _resolve(host, *rest, **named):
+    _note(host)
+    return _getaddrinfo(host, *rest, **named)
+socket.getaddrinfo = _resolve
+"""
+
+
+@pytest.fixture(scope="session")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, str]]:
+    """Environment in which Python programs and their children write every host beyond loopback they ask for to a file."""
+
+    def environment(log: Path) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("socket-hook")
+        (folder / "sitecustomize.py").write_text(_SOCKET_HOOK)
+        log.touch()
+        return {**os.environ, "PYTHONPATH": str(folder), "NODULEFLOW_TEST_SOCKET_LOG": str(log)}
+
+    return environment
+
+
 @pytest.fixture(scope="session")
 def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the demo of this test session has its workspace; the cohort stands beside it."""
@@ -97,11 +136,16 @@ def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run_demo(demo_workspace: Path) -> Callable[[], subprocess.CompletedProcess[str]]:
-    """Run `noduleflow demo --fast` to its end."""
+def run_demo(
+    demo_workspace: Path, watched: Callable[[Path], dict[str, str]]
+) -> Callable[[], subprocess.CompletedProcess[str]]:
+    """Run `noduleflow demo --fast` to its end, with the hosts it asked for in hosts.txt beside the workspace."""
+    environment = watched(demo_workspace.with_name("hosts.txt"))
 
     def run() -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(_demo(demo_workspace), capture_output=True, text=True, timeout=900, check=False)
+        done = subprocess.run(
+            _demo(demo_workspace), capture_output=True, text=True, timeout=900, check=False, env=environment
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         assert "Traceback" not in done.stderr
         return done

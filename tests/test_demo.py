@@ -155,3 +155,7 @@ def test_volumes_are_int16_hu_that_nibabel_reads(demo: dict[str, Any], workspace
 def test_the_audit_holds(demo: dict[str, Any], workspace: Path) -> None:
     command = [sys.executable, "-m", "flows", "--workspace", str(workspace), "audit", "--verify"]
     assert subprocess.run(command, capture_output=True, timeout=200, check=False).returncode == 0
+
+
+def test_nothing_beyond_loopback_was_asked_for_but_torchvisions_weights(demo: dict[str, Any], workspace: Path) -> None:
+    assert set(workspace.with_name("hosts.txt").read_text().split()) <= {"download.pytorch.org"}

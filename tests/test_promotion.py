@@ -43,10 +43,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> Run:
+def run(folder: Path, watched: Callable[[Path], dict[str, str]]) -> Run:
+    environment = watched(folder / "hosts.txt")
+
     def noduleflow(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows", "--workspace", str(folder / "ws"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, cwd=folder)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=500, check=False, cwd=folder, env=environment
+        )
 
     return noduleflow
 
@@ -166,3 +170,9 @@ def test_mlflow_serves_the_registered_version_without_pickle(versions: list[dict
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-800:]
     assert done.stdout.splitlines()[-1] == "(3, 2)"
+
+
+def test_with_weights_that_need_no_download_no_connection_leaves_the_machine(
+    versions: list[dict[str, str]], folder: Path
+) -> None:
+    assert (folder / "hosts.txt").read_text() == ""
