@@ -40,8 +40,18 @@ def saved(folder, **changes) -> ModelCard:
     return card
 
 
-@pytest.mark.parametrize("name", sorted(BACKBONES))
-@pytest.mark.parametrize("kind", ["2d", "2.5d"])
+#: tracing takes seconds each, so the default and the smallest stand for the rest where slow tests are left out
+_QUICK = {("resnet18", "2.5d"), ("resnet50", "2.5d"), ("mobilenet_v2", "2d")}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=() if (name, kind) in _QUICK else pytest.mark.slow)
+        for name in sorted(BACKBONES)
+        for kind in ("2d", "2.5d")
+    ],
+)
 def test_the_exported_program_answers_any_batch_as_the_network_does(name, kind):
     spec = spec_of(kind, views=8 if name == "resnet18" else 1)
     serving = ServingModule(network_of(name), spec, CALIBRATION)
