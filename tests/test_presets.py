@@ -1,0 +1,20 @@
+"""Every preset that comes with the program is one that training knows, and says what it is for."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows.presets import preset_names, train_params
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_holds_known_parameters_and_a_heading(name, repository):
+    params = train_params(name, {})
+    assert params.preset == name
+    text = (repository / "flows" / "presets" / f"{name}.toml").read_text()
+    for word in (f"noduleflow train --preset {name}", "# Hardware and time:", "# Score"):
+        assert word in text
+
+
+def test_only_the_preset_that_says_so_starts_from_random_weights():
+    assert [name for name in preset_names() if train_params(name, {}).weights == "none"] == ["scratch"]
