@@ -152,6 +152,7 @@ def _rules(
         ),
         (
             after["agreement"] >= params.min_agreement,
-            f"agreement with source-only on target {after['agreement']:.2f}, at least {params.min_agreement:.2f} is asked",
+            f"agreement with source-only on target {after['agreement']:.2f}, "
+            f"at least {params.min_agreement:.2f} is asked",
         ),
     ]

@@ -10,7 +10,7 @@ from data_contracts.evaluation import EvaluationReport, Figure, ScoreFigures
 from data_contracts.promotion import GateResult, PromotionPolicy
 from pipeline.scoring.compare import compare_paired
 from pipeline.scoring.delong import auc_figure
-from pipeline.scoring.evaluation import labelled_rows
+from pipeline.scoring.figures import labelled_rows
 
 
 def promotion_gates(

@@ -33,6 +33,12 @@ def fit_towards(
 
     bounds = None if lower is None else [(low, None) for low in lower]
     start = anchor if lower is None else np.maximum(anchor, lower)
-    options = {"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-8}
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    found = minimize(
+        objective,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-8},
+    )
     return np.asarray(found.x, dtype=np.float64)
