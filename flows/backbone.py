@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
+from data_contracts.manifest import Split
 from data_contracts.model_card import InputSpec
 from models.backbones import Backbone, build_backbone
 from models.inputs import to_images
 from models.zoo import WeightsInfo, calibrate_batchnorm, load_weights
+
+#: patches whose statistics a random backbone's BatchNorm takes
+_CALIBRATION_PATCHES = 64
+
+
+def calibration_rows(index: pd.DataFrame) -> pd.DataFrame:
+    """The training patches whose statistics a random backbone takes; the same ones for features and training."""
+    return index[index["split"] == Split.TRAIN.value].head(_CALIBRATION_PATCHES)
 
 
 def initial_backbone(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_contracts.errors import UsageError, WeightsError
-from data_contracts.params import PatchParams, PhantomParams
+from data_contracts.params import PatchParams, PhantomParams, SplitParams
 from data_contracts.records import atomic_path
 from flows.nightly import run_plan
 from flows.nightly_config import AnnotationPlan, RunPlan, SourcePlan
@@ -48,6 +48,7 @@ def run_demo(
         ),
         annotations=(AnnotationPlan(files=(cohort / "nodules.csv",), format="csv"),),
         patches=PatchParams(spacing_mm=1.0 if fast else 0.75),
+        split=SplitParams(train=0.5, validation=0.25),
         presets=("probe", "finetune-dann"),
         train=train_overrides(fast=fast, weights=usable),
     )

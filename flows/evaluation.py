@@ -15,10 +15,11 @@ from data_contracts.errors import NothingUsableError
 from data_contracts.evaluation import AdaptationDecision, Figure
 from data_contracts.manifest import Split
 from data_contracts.model_card import Calibration, ModelCard
-from data_contracts.params import EvaluateParams
+from data_contracts.params import EvaluateParams, TrainParams
 from data_contracts.predictions import PREDICTION_TABLE
 from data_contracts.records import write_bytes_atomic
 from flows.engine import step
+from flows.labelled import patches_of
 from flows.registry import Registry
 from flows.workspace import Workspace
 from models.predict import Predictor
@@ -77,7 +78,8 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
     rows = reader.index[reader.index["split"] == Split.TEST.value]
     if rows.empty:
         raise NothingUsableError("the dataset has no held-out patients", where=dataset_dir.name)
-    logits = Predictor.load(run_folder).logits(np.asarray(reader.load(list(rows["patch_id"]))))
+    cut = TrainParams(common_spacing_mm=card.training.get("common_spacing_mm", 0.0))
+    logits = Predictor.load(run_folder).logits(patches_of(reader, rows, cut))
     used = card.model_copy(update={"dataset_id": dataset_dir.name})
     folder = workspace.root / "evaluations" / f"{card.run_id}-{dataset_dir.name}"
     write_evaluation(

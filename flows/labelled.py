@@ -28,8 +28,10 @@ def patches_of(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> 
     return patches
 
 
-def labelled_patches(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> LabelledPatches:
-    """Patches of some rows with everything `params` lets a fit learn from."""
+def labelled_patches(
+    reader: PatchReader, rows: pd.DataFrame, params: TrainParams, *, features: NDArray[np.float32] | None = None
+) -> LabelledPatches:
+    """Patches of some rows with everything `params` lets a fit learn from, and their features where they are known."""
     soft = params.soft_label_weight > 0
     readers = rows["n_readers"].to_numpy(dtype=np.float64)
     return LabelledPatches(
@@ -38,6 +40,7 @@ def labelled_patches(reader: PatchReader, rows: pd.DataFrame, params: TrainParam
         soft_labels=floats(rows["label_soft"]) if soft else None,
         weights=np.clip(readers, 1, _FULL_READERS) / _FULL_READERS if soft else None,
         auxiliary=auxiliary_targets(rows) if params.auxiliary_weight > 0 else None,
+        features=features,
     )
 
 

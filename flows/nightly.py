@@ -9,10 +9,11 @@ from prefect import flow
 
 from data_contracts.errors import GateRefusedError, NothingUsableError
 from data_contracts.manifest import Split
-from data_contracts.params import FeatureParams, IngestParams, TrainParams
+from data_contracts.params import IngestParams
+from flows.features import feature_params, features_flow
 from flows.ingest import annotate_flow, ingest_flow
 from flows.nightly_config import PrivatePlan, RunPlan, read_config
-from flows.prepare import features_flow, prepare_flow
+from flows.prepare import prepare_flow
 from flows.progress import say
 from flows.promotion import NO_CHAMPION, promote
 from flows.registry import CHAMPION, Registry
@@ -37,19 +38,12 @@ def nightly_flow(workspace_root: str, private: PrivatePlan, model_name: str) -> 
     dataset_id = record["prepare"]["dataset_id"]
     record["features"], record["runs"] = [], []
     for params in plan.train_params():
-        if params.unfreeze == 0:
-            record["features"].append(features_flow(str(workspace.root), dataset_id, feature_params(params)))
+        if (wanted := feature_params(params)) is not None:
+            record["features"].append(features_flow(str(workspace.root), dataset_id, wanted))
         trained = train_flow(str(workspace.root), dataset_id, params, model_name)
         record["runs"].append({**trained, "preset": params.preset, "gate": _gate(workspace, plan, trained["version"])})
     record["reviews"] = _review(workspace, plan, dataset_id, model_name)
     return record
-
-
-def feature_params(params: TrainParams) -> FeatureParams:
-    """The feature table that a probe of these parameters reads."""
-    return FeatureParams(
-        **{name: getattr(params, name) for name in FeatureParams.model_fields if hasattr(params, name)}
-    )
 
 
 def _ingest(workspace: Workspace, plan: RunPlan) -> dict[str, Any]:

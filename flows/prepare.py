@@ -1,4 +1,4 @@
-"""Prepare and features: volumes and nodules in, patch datasets and feature tables out."""
+"""Prepare: volumes and nodules in, a dataset of patches out."""
 
 from __future__ import annotations
 
@@ -14,21 +14,16 @@ from prefect.futures import as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from data_contracts.errors import NothingUsableError
-from data_contracts.features import FEATURE_TABLE, POOLED, FeatureCard
 from data_contracts.manifest import Manifest
-from data_contracts.params import FeatureParams, LabelParams, Params, PatchParams, SplitParams, TrainParams
+from data_contracts.params import LabelParams, Params, PatchParams, SplitParams
 from data_contracts.patches import DatasetCard
-from data_contracts.records import atomic_path, digest_of, sha256_file
+from data_contracts.records import atomic_path, digest_of
 from data_contracts.series import SeriesRecord
-from flows.backbone import initial_backbone
 from flows.engine import step
 from flows.progress import say, stage
 from flows.workspace import Workspace
-from models.inputs import input_spec
-from models.predict import extract_features
 from pipeline.cohort.consensus import nodules_by_consensus, nodules_for_patches
 from pipeline.cohort.dataset import (
-    PatchReader,
     assemble_dataset,
     dataset_id_of,
     extract_series_patches,
@@ -152,54 +147,3 @@ def _extract_all(
         for future in as_completed(futures):
             progress.advance(f"series {future.result().stem}")
     return {key: parts_root / f"{key}.npy" for key in groups}
-
-
-@step("extract-features")
-def feature_table(workspace: Workspace, dataset_dir: Path, params: FeatureParams) -> tuple[Path, FeatureCard]:
-    """Write the feature table of a dataset once."""
-    reader = PatchReader(dataset_dir)
-    spec = input_spec(reader.card, TrainParams(input_size_px=params.input_size_px))
-    sample = np.asarray(reader.load(list(reader.index["patch_id"].head(64))))
-    backbone, weights = initial_backbone(
-        params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec
-    )
-    identity = digest_of([weights.sha256, params.model_dump(mode="json", exclude={"batch_size", "weights"})], length=8)
-    stem = Path(weights.source).stem.replace(" ", "_") if weights.pretrained else "none"
-    path = workspace.features_root / f"{dataset_dir.name}-{params.backbone}-{stem}-{identity}.parquet"
-    card = FeatureCard(
-        dataset_id=dataset_dir.name,
-        backbone=params.backbone,
-        weights=weights.source,
-        weights_sha256=weights.sha256,
-        n_features=backbone.n_features,
-        input_size_px=params.input_size_px,
-        device="cpu",
-    )
-    if path.exists():
-        say(f"features: {path.name} is there already; nothing to do")
-        return path, card
-    n_patches = len(reader.index)
-    ids = list(reader.index["patch_id"])
-    with stage("features", -(-n_patches // params.batch_size)) as progress:
-
-        def load(rows: slice) -> np.ndarray:
-            patches = np.asarray(reader.load(ids[rows]))
-            progress.advance(f"patches {rows.stop} of {n_patches}")
-            return patches
-
-        planes = extract_features(backbone, load, n_patches, spec, params.batch_size)
-    pooled = planes.mean(axis=1)
-    rows = [(patch, plane, planes[n, plane]) for n, patch in enumerate(ids) for plane in range(planes.shape[1])]
-    rows += [(patch, POOLED, pooled[n]) for n, patch in enumerate(ids)]
-    FEATURE_TABLE.write(path, pd.DataFrame(rows, columns=["patch_id", "plane", "vector"]))
-    card.write(path.with_suffix(".json"))
-    return path, card
-
-
-@flow(name="features", log_prints=False)
-def features_flow(workspace_root: str, dataset: str, params: FeatureParams) -> dict[str, Any]:
-    """Feature vectors of every patch of a dataset, per plane and pooled."""
-    workspace = Workspace(Path(workspace_root)).require()
-    path, card = feature_table(workspace, workspace.dataset(dataset), params)
-    n_vectors = len(FEATURE_TABLE.read(path))
-    return {"table": str(path), "n_vectors": n_vectors, "sha256": sha256_file(path), **card.model_dump(mode="json")}

@@ -12,29 +12,28 @@ import numpy as np
 import pandas as pd
 from prefect import flow
 
-from data_contracts.errors import NothingUsableError, UsageError
+from data_contracts.errors import UsageError
 from data_contracts.evaluation import AdaptationDecision
-from data_contracts.manifest import Split
 from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import AdaptationGateParams, EvaluateParams, TrainParams
 from data_contracts.records import atomic_path, digest_of, sha256_file, write_bytes_atomic
-from flows.backbone import initial_backbone
+from flows.backbone import calibration_rows, initial_backbone
 from flows.engine import step
 from flows.evaluation import predictions_of, write_evaluation
+from flows.features import feature_params, feature_table
+from flows.labelled import floats
 from flows.progress import say, stage
 from flows.registry import Registry
 from flows.tracking import log_run
+from flows.training_cohort import TrainingCohort
 from flows.workspace import Workspace
 from models.backbones import build_backbone
 from models.checkpoint import CHECKPOINT_FILE, save_network
 from models.fit import fit_classifier
-from models.fit_data import FitData, LabelledPatches
 from models.fit_state import EpochRecord
 from models.inputs import input_spec
 from models.predict import predict_logits
 from models.zoo import WeightsInfo, load_weights
-from pipeline.cohort.dataset import PatchReader
-from pipeline.cohort.split import check_no_leak
 from pipeline.scoring.adaptation_gate import decide_adaptation
 from pipeline.scoring.fusion import apply_calibration, fit_calibration
 from pipeline.scoring.thresholds import freeze_thresholds
@@ -42,93 +41,23 @@ from pipeline.scoring.thresholds import freeze_thresholds
 SOURCE_ONLY = "source-only"
 #: part of a run's id: a change of what training does makes new runs
 TRAINING_VERSION = 1
-#: patches whose statistics a random backbone's BatchNorm takes
-_CALIBRATION_PATCHES = 64
 PROTOCOL = "patients held out by a hash of their key; thresholds and calibration frozen on validation patients"
 
 
-class Cohort:
-    """A dataset with the rows each part of training may see."""
-
-    def __init__(self, dataset_dir: Path, params: TrainParams) -> None:
-        self.reader = PatchReader(dataset_dir)
-        self.index = self.reader.index
-        check_no_leak(self.index)
-        self.params = params
-        known = sorted(set(self.index["site"]))
-        for site in (params.source_site, params.target_site):
-            if site and site not in known:
-                raise UsageError(f"the dataset has no site {site!r}", todo=f"Known: {', '.join(known)}.")
-
-    def rows(self, split: Split, *, site: str = "", labelled: bool = True) -> pd.DataFrame:
-        """Rows of one split, of one site or all, with a label or all."""
-        chosen = self.index["split"] == split.value
-        if site:
-            chosen &= self.index["site"] == site
-        if labelled:
-            chosen &= self.index["label"].notna()
-        return self.index[chosen]
-
-    def train(self) -> pd.DataFrame:
-        """Training rows of the source; with a soft-label term also the indeterminate ones."""
-        rows = self.rows(Split.TRAIN, site=self.params.source_site, labelled=self.params.soft_label_weight == 0)
-        return self._enough(rows, "training")
-
-    def validation(self) -> pd.DataFrame:
-        """Labelled validation rows of the source."""
-        return self._enough(self.rows(Split.VALIDATION, site=self.params.source_site), "validation")
-
-    def test(self) -> pd.DataFrame:
-        """Held-out rows of every site, indeterminate ones too."""
-        return self.rows(Split.TEST, labelled=False)
-
-    def target(self) -> pd.DataFrame:
-        """Training rows of the target site, whose labels nobody looks at."""
-        return self.rows(Split.TRAIN, site=self.params.target_site, labelled=False)
-
-    def patches(self, rows: pd.DataFrame) -> np.ndarray:
-        """Patches of some rows, in their order."""
-        return np.asarray(self.reader.load(list(rows["patch_id"])))
-
-    def fit_data(self, *, adapted: bool) -> FitData:
-        """What fitting sees; the target's labels are not in it."""
-        return FitData(
-            train=self._labelled(self.train()),
-            validation=self._labelled(self.validation()),
-            target=self.patches(self.target()) if adapted else None,
-        )
-
-    def _labelled(self, rows: pd.DataFrame) -> LabelledPatches:
-        soft = _floats(rows["label_soft"])
-        return LabelledPatches(self.patches(rows), _floats(rows["label"]), soft_labels=soft)
-
-    @staticmethod
-    def _enough(rows: pd.DataFrame, what: str) -> pd.DataFrame:
-        if rows["label"].dropna().nunique() < 2:
-            raise NothingUsableError(
-                f"the {what} patients do not show both labels",
-                where=f"{len(rows)} nodules",
-                todo="Add annotated studies, or change the fractions with `prepare --set train=...`.",
-            )
-        return rows
-
-
-def _floats(column: pd.Series) -> np.ndarray:
-    return column.to_numpy(dtype=np.float64, na_value=np.nan)
-
-
 @step("fit")
-def fit_network(workspace: Workspace, run_id: str, dataset_id: str, params: TrainParams, name: str) -> str:
+def fit_network(
+    workspace: Workspace, run_id: str, dataset_id: str, params: TrainParams, name: str, feature_table: Path | None
+) -> str:
     """Fit one network once; returns its folder below the run, with its logits on validation, target and test."""
     folder = workspace.runs_root / run_id / "networks" / name
     if (folder / "logits.parquet").exists():
         say(f"fit {name}: there already")
         return name
-    cohort = Cohort(workspace.datasets_root / dataset_id, params)
+    cohort = TrainingCohort(workspace.datasets_root / dataset_id, params, feature_table)
     adapted = name != SOURCE_ONLY
     used = params if adapted else params.model_copy(update={"adaptation": "none"})
     spec = input_spec(cohort.reader.card, params)
-    sample = cohort.patches(cohort.train().head(_CALIBRATION_PATCHES))
+    sample = cohort.patches(calibration_rows(cohort.index))
     backbone, _ = initial_backbone(params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec)
     with stage(f"fit {name}", params.epochs) as progress:
         result = fit_classifier(
@@ -141,10 +70,12 @@ def fit_network(workspace: Workspace, run_id: str, dataset_id: str, params: Trai
         )
     save_network(folder, result.network)
     tables = []
-    for part, rows in (("validation", cohort.validation()), ("target", cohort.target()), ("test", cohort.test())):
-        if len(rows):
-            logits = predict_logits(result.network, cohort.patches(rows), spec)
-            tables.append(pd.DataFrame({"patch_id": list(rows["patch_id"]), "part": part, "logit": logits}))
+    parts = {"validation": cohort.validation(), "test": cohort.test()}
+    if params.target_site:
+        parts["target"] = cohort.target()
+    for part, rows in parts.items():
+        logits = predict_logits(result.network, cohort.patches(rows), spec)
+        tables.append(pd.DataFrame({"patch_id": list(rows["patch_id"]), "part": part, "logit": logits}))
     write_bytes_atomic(folder / "history.json", json.dumps([asdict(epoch) for epoch in result.history]).encode())
     with atomic_path(folder / "logits.parquet") as temporary:
         pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
@@ -163,14 +94,14 @@ def _logits(workspace: Workspace, run_id: str, name: str, part: str, rows: pd.Da
     return table.loc[list(rows["patch_id"])].to_numpy(dtype=np.float64)
 
 
-def _calibrate(workspace: Workspace, run_id: str, name: str, cohort: Cohort) -> Calibration:
+def _calibrate(workspace: Workspace, run_id: str, name: str, cohort: TrainingCohort) -> Calibration:
     validation, train = cohort.validation(), cohort.train()
     return fit_calibration(
         _logits(workspace, run_id, name, "validation", validation),
-        _floats(validation["diameter_mm"]),
-        _floats(validation["label"]),
-        _floats(train["diameter_mm"]),
-        _floats(train["label"]),
+        floats(validation["diameter_mm"]),
+        floats(validation["label"]),
+        floats(train["diameter_mm"]),
+        floats(train["label"]),
     )
 
 
@@ -180,7 +111,7 @@ def choose_and_evaluate(
 ) -> str:
     """Let the gate choose a network, calibrate it, freeze thresholds, and write the run's files; returns the choice."""
     folder = workspace.runs_root / run_id
-    cohort = Cohort(workspace.datasets_root / dataset_id, params)
+    cohort = TrainingCohort(workspace.datasets_root / dataset_id, params)
     decision = _decide(workspace, run_id, cohort, networks)
     chosen = decision.chosen if decision else SOURCE_ONLY
     calibrations = {name: _calibrate(workspace, run_id, name, cohort) for name in networks}
@@ -192,9 +123,9 @@ def choose_and_evaluate(
     scores = apply_calibration(
         calibrations[chosen],
         _logits(workspace, run_id, chosen, "validation", validation),
-        _floats(validation["diameter_mm"]),
+        floats(validation["diameter_mm"]),
     )
-    frozen = {score: freeze_thresholds(values, _floats(validation["label"])) for score, values in scores.items()}
+    frozen = {score: freeze_thresholds(values, floats(validation["label"])) for score, values in scores.items()}
     with atomic_path(folder / "checkpoint.safetensors") as temporary:
         shutil.copyfile(folder / "networks" / chosen / CHECKPOINT_FILE, temporary)
     card = ModelCard(
@@ -239,14 +170,16 @@ def _population(rows: pd.DataFrame) -> str:
     return f"{len(rows)} nodules of {rows['patient_key'].nunique()} patients, {sites}"
 
 
-def _decide(workspace: Workspace, run_id: str, cohort: Cohort, networks: list[str]) -> AdaptationDecision | None:
+def _decide(
+    workspace: Workspace, run_id: str, cohort: TrainingCohort, networks: list[str]
+) -> AdaptationDecision | None:
     adapted = [name for name in networks if name != SOURCE_ONLY]
     if not adapted:
         return None
     validation, target = cohort.validation(), cohort.target()
     return decide_adaptation(
         adapted[0],
-        _floats(validation["label"]),
+        floats(validation["label"]),
         {name: _logits(workspace, run_id, name, "validation", validation) for name in networks},
         {name: _logits(workspace, run_id, name, "target", target) for name in networks},
         AdaptationGateParams(),
@@ -275,8 +208,10 @@ def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_
         if (folder / "model_card.json").exists():
             say(f"train: run {run_id} is finished already")
         else:
+            wanted = feature_params(params)
+            table = feature_table(workspace, workspace.datasets_root / dataset_id, wanted)[0] if wanted else None
             for name in networks:
-                fit_network(workspace, run_id, dataset_id, params, name)
+                fit_network(workspace, run_id, dataset_id, params, name, table)
             choose_and_evaluate(workspace, run_id, dataset_id, params, weights, networks)
         version = log_and_register(workspace, run_id, networks, model_name)
     card = ModelCard.read(folder / "model_card.json")

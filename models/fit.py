@@ -111,18 +111,19 @@ class _Fit:
         )
         self.optimizer = torch.optim.AdamW(self.learner.parameter_groups(params))
 
-        def inputs(patches: np.ndarray, variants: int, seed: int) -> PatchInputs:
+        def inputs(patches: np.ndarray, variants: int, seed: int, features: np.ndarray | None = None) -> PatchInputs:
             frozen = prefix if len(prefix) else None
             pooled = len(suffix) == 0
-            return PatchInputs(patches, spec, frozen, pooled=pooled, variants=variants, seed=seed)
+            known = features if pooled and variants == 1 else None
+            return PatchInputs(patches, spec, frozen, pooled=pooled, variants=variants, seed=seed, features=known)
 
-        self.train_inputs = inputs(train.patches, params.augmentations, params.seed)
+        self.train_inputs = inputs(train.patches, params.augmentations, params.seed, train.features)
         self.target_inputs: PatchInputs | None = None
         if params.adaptation != "none" and data.target is not None:
             self.target_inputs = inputs(data.target, params.augmentations, params.seed + 1)
         known = ~np.isnan(np.asarray(data.validation.labels, dtype=np.float64))
         validation = data.validation.rows(known)
-        self.validation_inputs = inputs(validation.patches, 1, params.seed)
+        self.validation_inputs = inputs(validation.patches, 1, params.seed, validation.features)
         self.validation_labels = torch.from_numpy(np.asarray(validation.labels, dtype=np.float32))
         self.targets, self.weights = _targets_and_weights(train, params)
         self.auxiliary = None if auxiliary is None else torch.from_numpy(np.asarray(auxiliary, dtype=np.float32))

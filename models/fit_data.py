@@ -22,6 +22,7 @@ class LabelledPatches:
     soft_labels: (n,), the readers' mean malignancy mapped to 0..1, NaN where unknown.
     weights: (n,), how much a patch counts; 1 where None.
     auxiliary: (n, k), other targets mapped to 0..1 (ratings, log-diameter), NaN where unknown.
+    features: (n, F), what the frozen backbone makes of the patches, where it was computed before.
     """
 
     patches: NDArray[np.generic]
@@ -29,6 +30,7 @@ class LabelledPatches:
     soft_labels: NDArray[np.floating] | None = None
     weights: NDArray[np.floating] | None = None
     auxiliary: NDArray[np.floating] | None = None
+    features: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -35,6 +35,7 @@ class PatchInputs:
     prefix: the frozen stages, None where every stage learns.
     pooled: no stage learns, so features (mean over pixels and planes) are kept instead of maps.
     variants: how many augmented versions of each patch; the first is the patch itself.
+    features: pooled features (n, F) of the patches themselves, where they were computed before.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class PatchInputs:
         pooled: bool,
         variants: int,
         seed: int,
+        features: NDArray[np.floating] | None = None,
     ) -> None:
         self._patches = patches
         self._spec = spec
@@ -55,6 +57,8 @@ class PatchInputs:
         self._seed = seed
         self._planes = plane_count(spec)
         self._cache: Tensor | None = None
+        if features is not None:
+            self._cache = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))[None]
 
     def __len__(self) -> int:
         return len(self._patches)

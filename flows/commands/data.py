@@ -97,7 +97,7 @@ def features(
     params = FeatureParams.from_mapping({"weights": weights, **assignments(settings_)}, where="--set")
     session.open()[1].require().dataset(dataset)
     with session.engine() as (_, workspace):
-        from flows.prepare import features_flow
+        from flows.features import features_flow
 
         record = features_flow(str(workspace.root), dataset, params)
     session.emit(record, f"{record['n_vectors']} vectors of {record['n_features']} in {record['table']}")
