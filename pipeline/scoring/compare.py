@@ -55,8 +55,8 @@ def compare_paired(
     if not a["patch_id"].isin(b["patch_id"]).any():
         key = "nodule_id"
         a, b = a.drop_duplicates(key), b.drop_duplicates(key)
-    both = a.merge(b[[key, "label", score]], on=key, suffixes=("_a", "_b"))
-    both = both[both["label_a"] == both["label_b"]]
+    shared = a.merge(b[[key, "label", score]], on=key, suffixes=("_a", "_b"))
+    both = shared[shared["label_a"] == shared["label_b"]]
     labels = both["label_a"].to_numpy(dtype=np.int64)
     scores_a, scores_b = both[f"{score}_a"].to_numpy(dtype=np.float64), both[f"{score}_b"].to_numpy(dtype=np.float64)
     difference = difference_figure(labels, scores_a, scores_b)
@@ -71,8 +71,8 @@ def compare_paired(
         difference=difference,
         difference_bootstrap=_bootstrap_difference(both, labels, scores_a, scores_b, difference, draws, seed),
         p_value=paired.p_value if paired else None,
-        n_only_a=len(a) - len(both),
-        n_only_b=len(b) - len(both),
+        n_only_a=len(a) - len(shared),
+        n_only_b=len(b) - len(shared),
     )
 
 

@@ -66,7 +66,7 @@ def fit_calibration(
     usable = np.isfinite(logits) & np.isfinite(labels)
     image_only = fit_platt(logits[usable], labels[usable])
     fused = usable & np.isfinite(sizes)
-    if np.isfinite(all_labels).any() and fused.any():
+    if fused.any():
         fusion = _fit_fusion(logits[fused], sizes[fused], labels[fused], size_only)
     else:
         fusion = (image_only[0], image_only[1], 0.0)
@@ -149,7 +149,11 @@ def _fit_size_only(sizes: Floats, labels: Floats) -> tuple[float, float]:
 def _fit_fusion(
     logits: Floats, sizes: Floats, labels: Floats, size_only: tuple[float, float]
 ) -> tuple[float, float, float]:
-    """Bias, image weight (not below 0) and size weight, pulled towards the size-only coefficients."""
+    """Bias, image weight (not below 0) and size weight, pulled towards the size-only coefficients.
+
+    The size weight may shrink to zero and not turn round: twenty validation nodules in which the small ones
+    happen to be malignant are no evidence against every training diameter.
+    """
     image_center, image_spread = float(logits.mean()), float(logits.std()) or 1.0
     size_center, size_spread = float(sizes.mean()), float(sizes.std()) or 1.0
     design = np.column_stack(
@@ -162,7 +166,7 @@ def _fit_fusion(
         labels,
         anchor=anchor,
         precision=np.array([_FUSION_BIAS_PRECISION, _FUSION_IMAGE_PRECISION, _FUSION_SIZE_PRECISION]),
-        lower=np.array([-np.inf, 0.0, -np.inf]),
+        lower=np.array([-np.inf, 0.0, min(anchor[2], 0.0)]),
     )
     image_weight, size_weight = float(image / image_spread), float(size / size_spread)
     return float(bias) - image_weight * image_center - size_weight * size_center, image_weight, size_weight

@@ -31,7 +31,7 @@ def promotion_gates(
     """
     figures = report.find("score")
     return (
-        _report_gate(figures, predictions),
+        _report_gate(report, predictions),
         _leak_gate(predictions, frozenset(fitted_patients)),
         GateResult(
             gate="test_nodules",
@@ -71,14 +71,23 @@ def _calibration_gate(figures: ScoreFigures | None, policy: PromotionPolicy) -> 
     return GateResult(gate="calibration", passed=passed, figure=ece.value, bound=policy.max_ece, detail=detail)
 
 
-def _report_gate(figures: ScoreFigures | None, predictions: pd.DataFrame) -> GateResult:
+def _report_gate(report: EvaluationReport, predictions: pd.DataFrame) -> GateResult:
     """The report must be the report of these predictions."""
+    figures = report.find("score")
     rows = labelled_rows(predictions, "score")
     again = auc_figure(rows["label"].to_numpy(dtype="int64"), rows["score"].to_numpy(dtype="float64"))
     stated = figures.auc.value if figures else None
-    same = stated is not None and again.value is not None and abs(stated - again.value) < 1e-9
+    same = (
+        stated is not None
+        and again.value is not None
+        and abs(stated - again.value) < 1e-9
+        and report.n_nodules == again.n
+    )
     shown = "none" if stated is None else f"{stated:.4f}"
-    detail = f"The report states AUC {shown}, its predictions give {again.text(4)}."
+    detail = (
+        f"The report states AUC {shown} on {report.n_nodules} nodules, "
+        f"its predictions give {again.text(4)} on {again.n}."
+    )
     return GateResult(gate="report_matches_predictions", passed=same, figure=again.value, bound=stated, detail=detail)
 
 
@@ -97,7 +106,10 @@ def _leak_gate(predictions: pd.DataFrame, fitted: frozenset[str]) -> GateResult:
 def _champion_gate(
     predictions: pd.DataFrame, champion_predictions: pd.DataFrame | None, policy: PromotionPolicy
 ) -> GateResult:
-    """The lower end of the paired interval against the champion must stay above the allowed drop."""
+    """The lower end of the paired interval against the champion must stay above the allowed drop.
+
+    On a handful of shared nodules that both rank alike the interval has no width, so they must be enough for a test.
+    """
     bound = -policy.max_auc_drop_vs_champion
     gate = "not_worse_than_champion"
     if champion_predictions is None:
@@ -109,6 +121,12 @@ def _champion_gate(
             f"No paired comparison with the champion: {comparison.difference.text()} among the nodules both scored."
         )
         return GateResult(gate=gate, passed=False, figure=None, bound=bound, detail=detail)
+    if comparison.n < policy.min_test_nodules:
+        detail = (
+            f"The champion scored only {comparison.n} of the same nodules, "
+            f"at least {policy.min_test_nodules} are asked for a comparison."
+        )
+        return GateResult(gate=gate, passed=False, figure=low, bound=bound, detail=detail)
     detail = (
         f"AUC minus the champion's is {comparison.difference.text()} on the same {comparison.n} nodules; "
         f"the lower end of the interval must be at least {bound:.3f}."

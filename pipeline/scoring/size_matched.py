@@ -24,17 +24,17 @@ def match_by_size(
     """Pairs (p, 2) of row numbers (malignant, benign); each nodule is in one pair at most.
 
     In an order drawn from `seed` each malignant nodule takes the free benign one nearest in
-    diameter, if that differs by less than `tolerance` of the malignant diameter. Unknown (NaN)
-    diameters match nothing.
+    diameter, if that differs by less than `tolerance` of the malignant diameter. Unknown diameters
+    (NaN, or not above zero) match nothing.
     """
+    diameters_mm = np.where(diameters_mm > 0, diameters_mm, np.nan)
     free = np.flatnonzero(labels == 0)
     pairs: list[tuple[int, int]] = []
     for row in np.random.default_rng(seed).permutation(np.flatnonzero(labels == 1)):
         if free.size == 0:
             break
         distance = np.abs(diameters_mm[free] - diameters_mm[row])
-        with np.errstate(invalid="ignore", divide="ignore"):
-            near = distance / diameters_mm[row] < tolerance
+        near = distance / diameters_mm[row] < tolerance
         if near.any():
             chosen = int(np.argmin(np.where(near, distance, np.inf)))
             pairs.append((int(row), int(free[chosen])))
