@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,13 +64,13 @@ class Session:
         return settings, Workspace(settings.workspace)
 
     @contextmanager
-    def engine(self) -> Iterator[tuple[Settings, Workspace]]:
-        """Settings and workspace, with a Prefect server behind them."""
+    def engine(self, room: str) -> Iterator[tuple[Settings, Workspace]]:
+        """Settings and workspace, with a Prefect server behind them; `room` is imported while it starts."""
         settings, workspace = self.open()
         workspace.create()
         from flows.engine import engine
 
-        with engine(workspace):
+        with engine(workspace, lambda: import_module(room)):
             yield settings, workspace
 
     def emit(self, record: dict[str, Any], text: str) -> None:

@@ -49,7 +49,7 @@ def run_demo(
         annotations=(AnnotationPlan(files=(cohort / "nodules.csv",), format="csv"),),
         patches=PatchParams(spacing_mm=1.0 if fast else 0.75),
         split=SplitParams(train=0.5, validation=0.25),
-        presets=("probe", "finetune-dann"),
+        presets=("probe", "finetune-dann-fast" if fast else "finetune-dann"),
         train=train_overrides(fast=fast, weights=usable),
     )
     record, summary = run_plan(workspace, settings, plan)
@@ -71,7 +71,7 @@ def train_overrides(*, fast: bool, weights: str) -> dict[str, Any]:
     """What the demo sets on top of the presets."""
     overrides: dict[str, Any] = {"weights": weights, "source_site": "site-a", "target_site": "site-b"}
     if fast:
-        overrides |= {"epochs": 8, "input_size_px": 64, "augmentations": 2}
+        overrides["input_size_px"] = 64
     return overrides
 
 

@@ -36,8 +36,10 @@ last_traceback: list[str] = []
 
 
 @contextmanager
-def engine(workspace: Workspace) -> Iterator[str]:
+def engine(workspace: Workspace, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
     """Yield the API address of a Prefect server: the one of the settings, or this workspace's embedded one.
+
+    meanwhile: done while a server of our own starts, which takes another process some ten seconds.
 
     Raises
     ------
@@ -49,17 +51,30 @@ def engine(workspace: Workspace) -> Iterator[str]:
             return
         workspace.prefect_home.mkdir(parents=True, exist_ok=True)
         with workspace.lock("prefect-server"):
-            address = _running_server(workspace) or _start_server(workspace)
+            address = _running_server(workspace) or _start_server(workspace, meanwhile)
         os.environ["PREFECT_API_URL"] = address
         try:
             if alone:
                 _mark_killed_runs(address)
-            yield address
+            with _known_to_prefect(address):
+                yield address
         finally:
             os.environ.pop("PREFECT_API_URL", None)
             with suppress(WorkspaceError), workspace.lock("prefect-server"):
                 if not others(workspace):
                     _stop_server(workspace)
+
+
+@contextmanager
+def _known_to_prefect(address: str) -> Iterator[None]:
+    """Prefect reads the environment when it is imported; where it was imported before, it is told."""
+    if "prefect" not in sys.modules:
+        yield
+        return
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: address}):
+        yield
 
 
 def _state_file(workspace: Workspace) -> Path:
@@ -81,7 +96,7 @@ def _running_server(workspace: Workspace) -> str | None:
     return str(state["address"])
 
 
-def _start_server(workspace: Workspace) -> str:
+def _start_server(workspace: Workspace, meanwhile: Callable[[], object]) -> str:
     import httpx
     import psutil
 
@@ -97,6 +112,7 @@ def _start_server(workspace: Workspace) -> str:
             command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
     address = f"http://127.0.0.1:{port}/api"
+    meanwhile()
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
         try:

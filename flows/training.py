@@ -41,6 +41,8 @@ from pipeline.scoring.thresholds import freeze_thresholds
 SOURCE_ONLY = "source-only"
 #: part of a run's id: a change of what training does makes new runs
 TRAINING_VERSION = 1
+#: the most work of a fit that a kill may cost, beside the epoch it falls into
+_STATE_EVERY_S = 15.0
 PROTOCOL = "patients held out by a hash of their key; thresholds and calibration frozen on validation patients"
 
 
@@ -66,6 +68,7 @@ def fit_network(
             spec,
             backbone,
             state_dir=folder / "state",
+            state_every_s=_STATE_EVERY_S,
             on_epoch=lambda epoch: progress.advance(_epoch_line(epoch)),
         )
     save_network(folder, result.network)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def fit_classifier(
     backbone: Backbone,
     *,
     state_dir: Path | None = None,
+    state_every_s: float = 0.0,
     on_epoch: Callable[[EpochRecord], None] | None = None,
 ) -> FitResult:
     """Fit head and last `params.unfreeze` stages of `backbone`, whose tensors are changed in place.
@@ -62,7 +64,8 @@ def fit_classifier(
     ----------
     state_dir: a folder for the state after each epoch; a fit of the same data, parameters and initial
         weights goes on from it and ends with the same weights, bit for bit.
-    on_epoch: called after the state of an epoch was saved.
+    state_every_s: save no more often than this; a kill then costs so much work and the epoch it falls into.
+    on_epoch: called after every epoch, and after its state was saved where it was.
 
     Raises
     ------
@@ -73,7 +76,7 @@ def fit_classifier(
     data.check()
     _check_adaptation(data, params)
     with _threads(params.threads):
-        return _Fit(data, params, spec, backbone, state_dir).run(on_epoch)
+        return _Fit(data, params, spec, backbone, state_dir, state_every_s).run(on_epoch)
 
 
 def _check_adaptation(data: FitData, params: TrainParams) -> None:
@@ -90,10 +93,17 @@ def _check_adaptation(data: FitData, params: TrainParams) -> None:
 
 class _Fit:
     def __init__(
-        self, data: FitData, params: TrainParams, spec: InputSpec, backbone: Backbone, state_dir: Path | None
+        self,
+        data: FitData,
+        params: TrainParams,
+        spec: InputSpec,
+        backbone: Backbone,
+        state_dir: Path | None,
+        state_every_s: float,
     ) -> None:
         self.params = params
         self.state_dir = state_dir
+        self.state_every_s = state_every_s
         self.digest = "" if state_dir is None else _digest(data, params, spec, backbone)
         train = data.train.rows(~np.isnan(data.train.targets(params.soft_label_weight)))
         prefix, suffix = backbone.split(params.unfreeze)
@@ -130,13 +140,15 @@ class _Fit:
 
     def run(self, on_epoch: Callable[[EpochRecord], None] | None) -> FitResult:
         state = self._resumed()
+        saved_at_s = time.monotonic()
         while not self._finished(state):
             record = self._epoch(len(state.history))
             state.history.append(record)
             if self._is_best(state):
                 state.best_epoch = record.epoch
                 state.best = self.learner.kept_state()
-            if self.state_dir is not None:
+            if self.state_dir is not None and time.monotonic() - saved_at_s >= self.state_every_s:
+                saved_at_s = time.monotonic()
                 state.learner = self.learner.state_dict()
                 state.optimizer = optimizer_tensors(self.optimizer)
                 save_state(self.state_dir, self.digest, state)

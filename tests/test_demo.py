@@ -39,7 +39,7 @@ def test_a_killed_demo_goes_on_and_ends_with_everything(demo: dict[str, Any], wo
     assert len(series) == 40
     assert set(series["site"]) == {"site-a", "site-b"}
     assert demo["prepare"]["n_patches"] == 160
-    assert [run["preset"] for run in demo["runs"]] == ["probe", "finetune-dann"]
+    assert [run["preset"] for run in demo["runs"]] == ["probe", "finetune-dann-fast"]
     assert list(workspace.rglob("*.tmp")) == []
 
 

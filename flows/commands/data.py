@@ -30,7 +30,7 @@ def ingest(
 
     params = IngestParams.from_mapping(assignments(settings_), where="--set")
     found = existing_sources(tuple(sources))
-    with session.engine() as (_, workspace):
+    with session.engine("flows.ingest") as (_, workspace):
         from flows.ingest import ingest_flow
 
         record = ingest_flow(str(workspace.root), found, site, params, keep_identity)
@@ -55,7 +55,7 @@ def annotate(
         raise UsageError(f"unknown annotation format {file_format!r}", todo=f"Known: {', '.join(ANNOTATION_FORMATS)}.")
     found = existing_sources(tuple(files))
     session.open()[1].require()
-    with session.engine() as (_, workspace):
+    with session.engine("flows.ingest") as (_, workspace):
         from flows.ingest import annotate_flow
 
         record = annotate_flow(str(workspace.root), found, file_format, keep_identity)
@@ -76,7 +76,7 @@ def prepare(
 
     patch, split, label = distribute(assignments(settings_), (PatchParams, SplitParams, LabelParams), where="--set")
     session.open()[1].require()
-    with session.engine() as (_, workspace):
+    with session.engine("flows.prepare") as (_, workspace):
         from flows.prepare import prepare_flow
 
         record = prepare_flow(str(workspace.root), name, patch, split, label)
@@ -96,7 +96,7 @@ def features(
 
     params = FeatureParams.from_mapping({"weights": weights, **assignments(settings_)}, where="--set")
     session.open()[1].require().dataset(dataset)
-    with session.engine() as (_, workspace):
+    with session.engine("flows.features") as (_, workspace):
         from flows.features import features_flow
 
         record = features_flow(str(workspace.root), dataset, params)

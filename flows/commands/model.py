@@ -26,7 +26,7 @@ def train(
         overrides["weights"] = weights
     params = train_params(preset, overrides)
     folder = session.open()[1].require().dataset(dataset)
-    with session.engine() as (settings, workspace):
+    with session.engine("flows.training") as (settings, workspace):
         from flows.summary import figures_text
         from flows.training import train_flow
 
@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Figures of a registered version on held-out patients."""
     session.open()[1].require()
-    with session.engine() as (settings, workspace):
+    with session.engine("flows.evaluation") as (settings, workspace):
         from flows.evaluation import evaluate_flow
         from flows.summary import figures_text
 

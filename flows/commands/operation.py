@@ -17,7 +17,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the phantom cohort.")] = 0,
 ) -> None:
     """Make a two-site phantom cohort as DICOM and run the main job on it."""
-    with session.engine() as (settings, workspace):
+    with session.engine("flows.demo") as (settings, workspace):
         from flows.demo import run_demo
 
         record, text = run_demo(workspace, settings, fast=fast, weights=weights, seed=seed)
@@ -32,7 +32,7 @@ def run(
     from flows.nightly_config import read_config
 
     plan = read_config(config)
-    with session.engine() as (settings, workspace):
+    with session.engine("flows.nightly") as (settings, workspace):
         from flows.nightly import run_plan
 
         record, text = run_plan(workspace, settings, plan)
@@ -50,7 +50,7 @@ def serve(
     plan = read_config(config)
     if not plan.cron:
         raise UsageError("the configuration has no schedule", where=config.name, todo='Add e.g. cron = "0 2 * * *".')
-    with session.engine():
+    with session.engine("flows.nightly"):
         from flows.nightly import serve_plan
 
         serve_plan(config, plan)

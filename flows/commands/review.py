@@ -18,7 +18,7 @@ def review(
 ) -> None:
     """Write a report of every nodule of a study, as the champion sees it."""
     session.open()[1].require()
-    with session.engine() as (settings, workspace):
+    with session.engine("flows.review") as (settings, workspace):
         from flows.review import review_flow, study_keys_of
 
         keys = study_keys_of(workspace, sources, site)
