@@ -1,0 +1,183 @@
+"""Every promotion gate holds for a sound version, and refuses its own fault with a sentence and figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data_contracts.params import EvaluateParams
+from data_contracts.promotion import PromotionPolicy
+from pipeline.scoring.evaluation import build_report
+from pipeline.scoring.gates import promotion_gates
+
+POLICY = PromotionPolicy()
+GATES = {
+    "report_matches_predictions",
+    "no_leak",
+    "test_nodules",
+    "auc",
+    "size_baseline",
+    "calibration",
+    "not_worse_than_champion",
+    "pretrained",
+}
+
+
+def held_out(n=200, strength=3.0, size_strength=0.4, seed=0):
+    """Predictions whose `score` is calibrated and as good as `strength` says."""
+    rng = np.random.default_rng(seed)
+    label = np.arange(n) % 2
+    latent = strength * (label - 0.5) + rng.normal(size=n)
+    diameter = np.exp(2.1 + size_strength * (label - 0.5) + 0.4 * rng.normal(size=n))
+    return pd.DataFrame(
+        {
+            "patch_id": [f"patch{i}" for i in range(n)],
+            "nodule_id": [f"nodule{i}" for i in range(n)],
+            "patient_key": [f"patient{i // 2}" for i in range(n)],
+            "split": "test",
+            "fold": 0,
+            "site": "a",
+            "label": pd.array(label, dtype="Int8"),
+            "score": 1 / (1 + np.exp(-strength * latent)),
+            "score_size": diameter / (diameter + 10),
+            "score_image": 1 / (1 + np.exp(-strength * latent)),
+            "diameter_mm": diameter,
+        }
+    )
+
+
+def report_of(table, pretrained=True):
+    return build_report(
+        table,
+        run_id="run",
+        dataset_id="dataset",
+        backbone="resnet18",
+        weights="auto" if pretrained else "none",
+        pretrained=pretrained,
+        protocol="held out",
+        thresholds={},
+        params=EvaluateParams(bootstrap=100),
+    )
+
+
+def refused(table, champion=None, policy=POLICY, report=None, **more):
+    """The gates that refuse, by name; each must say why in a sentence."""
+    gates = promotion_gates(report or report_of(table), table, champion, policy, **more)
+    assert {gate.gate for gate in gates} == GATES
+    for gate in gates:
+        assert len(gate.detail.split()) > 3 and gate.detail.endswith("."), gate
+    return {gate.gate: gate for gate in gates if not gate.passed}
+
+
+def test_a_sound_first_version_passes_every_gate():
+    assert not refused(held_out())
+
+
+def test_a_sound_version_passes_beside_an_equal_champion():
+    assert not refused(held_out(), held_out())
+
+
+def test_too_few_test_nodules_are_refused():
+    gate = refused(held_out(18))["test_nodules"]
+    assert (gate.figure, gate.bound) == (18, 20)
+    assert "18 held-out nodules" in gate.detail
+
+
+def test_an_auc_at_chance_is_refused_with_its_interval():
+    gate = refused(held_out(strength=0.01))["auc"]
+    assert gate.figure < 0.6 == gate.bound
+    assert "[" in gate.detail and "200 nodules" in gate.detail
+
+
+def test_a_network_worse_than_the_diameter_is_refused():
+    gate = refused(held_out(strength=0.8, size_strength=2.0))["size_baseline"]
+    assert gate.figure < gate.bound == -0.05
+
+
+def test_probabilities_that_lie_are_refused():
+    table = held_out()
+    table["score"] = 0.98 + 0.02 * table["score"]
+    gates = refused(table)
+    assert set(gates) == {"calibration"}
+    assert gates["calibration"].figure > 0.2 == gates["calibration"].bound
+
+
+def test_a_version_worse_than_the_champion_is_refused():
+    table, champion = held_out(strength=1.0), held_out(strength=3.0)
+    gate = refused(table, champion)["not_worse_than_champion"]
+    assert gate.figure < gate.bound == -0.02
+    assert "same 200 nodules" in gate.detail
+
+
+def test_a_version_as_good_on_paper_but_not_surely_is_refused():
+    table, champion = held_out(40, seed=1), held_out(40, seed=2)
+    gates = refused(table, champion)
+    assert set(gates) == {"not_worse_than_champion"}
+
+
+def test_a_champion_that_scored_other_nodules_cannot_be_compared():
+    champion = held_out()
+    champion["patch_id"] += "x"
+    champion["nodule_id"] += "x"
+    gate = refused(held_out(), champion)["not_worse_than_champion"]
+    assert gate.figure is None and "No paired comparison" in gate.detail
+
+
+def test_a_handful_of_nodules_in_common_with_the_champion_is_no_comparison():
+    gate = refused(held_out(), held_out().iloc[:6])["not_worse_than_champion"]
+    assert "only 6 of the same nodules" in gate.detail
+
+
+def test_a_patient_in_two_splits_is_found():
+    table = held_out()
+    table.loc[0, "split"] = "validation"
+    gates = refused(table)
+    assert set(gates) == {"no_leak"}
+    assert gates["no_leak"].figure == 1
+    assert gates["no_leak"].detail.startswith("1 of 100 held-out patients")
+
+
+def test_a_patient_in_two_folds_is_found():
+    table = held_out()
+    table.loc[[1, 5], "fold"] = 3
+    assert refused(table)["no_leak"].figure == 2
+
+
+def test_a_patient_the_version_was_fitted_on_is_found():
+    gates = refused(held_out(), fitted_patients=["patient7", "patient8", "someone else"])
+    assert set(gates) == {"no_leak"} and gates["no_leak"].figure == 2
+    assert "patient7" not in gates["no_leak"].detail
+
+
+def test_a_report_of_other_predictions_is_refused():
+    gate = refused(held_out(seed=1), report=report_of(held_out()))["report_matches_predictions"]
+    assert "The report states AUC" in gate.detail
+
+
+def test_a_report_that_counts_more_nodules_than_there_are_predictions_is_refused():
+    report = report_of(held_out()).model_copy(update={"n_nodules": 5000})
+    gates = refused(held_out(), report=report)
+    assert set(gates) == {"report_matches_predictions"}
+    assert "on 5000 nodules" in gates["report_matches_predictions"].detail
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_random_weights_are_refused_only_where_the_policy_asks_for_pretrained_ones(asked):
+    table = held_out()
+    gates = refused(table, policy=PromotionPolicy(require_pretrained=asked), report=report_of(table, pretrained=False))
+    assert set(gates) == ({"pretrained"} if asked else set())
+
+
+@pytest.mark.parametrize("kept", [[], [0], [1]], ids=["no rows", "benign only", "malignant only"])
+def test_predictions_without_both_classes_are_refused_and_raise_nothing(kept):
+    table = held_out()
+    table = table[table["label"].isin(kept)]
+    gates = refused(table, held_out())
+    assert {"report_matches_predictions", "auc", "size_baseline", "not_worse_than_champion"} <= set(gates)
+    assert gates["auc"].figure is None
+
+
+def test_a_report_without_the_fused_score_is_refused():
+    report = report_of(held_out()).model_copy(update={"figures": ()})
+    assert {"report_matches_predictions", "auc", "calibration"} <= set(refused(held_out(), report=report))
