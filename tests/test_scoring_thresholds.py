@@ -34,6 +34,8 @@ def test_every_frozen_threshold_reaches_its_specificity_and_calls_no_fewer_malig
 def test_nine_of_ten_benign_nodules_are_a_specificity_of_90_percent():
     scores = np.arange(1, 11) / 20
     assert freeze_thresholds(scores, np.zeros(10))["specificity_0.90"] == pytest.approx(0.475)
+    hundred = np.arange(100) / 100
+    assert freeze_thresholds(hundred, np.zeros(100), specificities=[0.55])["specificity_0.55"] == pytest.approx(0.545)
 
 
 def test_a_benign_nodule_with_probability_one_is_still_excluded():

@@ -37,7 +37,7 @@ def freeze_thresholds(
         return {}
     frozen = {}
     for specificity in specificities:
-        # 0.9 * 10 must be 9 benign nodules, not 10 because of a rounding error.
+        # 0.55 * 100 must be 55 benign nodules, not 56 because of a rounding error.
         excluded = benign[max(math.ceil(specificity * benign.size - 1e-9), 1) - 1]
         above = scores[scores > excluded]
         next_above = float(above.min()) if above.size else max(1.0, float(np.nextafter(excluded, np.inf)))
