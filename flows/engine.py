@@ -28,6 +28,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _START_TIMEOUT_S = 120
+_DRAIN_TIMEOUT_S = 20
 #: services that only a scheduler of deployments needs; the embedded server runs flows that are called directly
 _UNUSED_SERVICES = ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "TRIGGERS")
 
@@ -59,6 +60,7 @@ def engine(workspace: Workspace, meanwhile: Callable[[], object] = lambda: None)
             with _known_to_prefect(address):
                 yield address
         finally:
+            _hand_over_the_last_lines()
             os.environ.pop("PREFECT_API_URL", None)
             with suppress(WorkspaceError), workspace.lock("prefect-server"):
                 if not others(workspace):
@@ -75,6 +77,17 @@ def _known_to_prefect(address: str) -> Iterator[None]:
 
     with temporary_settings({PREFECT_API_URL: address}):
         yield
+
+
+def _hand_over_the_last_lines() -> None:
+    """Prefect sends logs and events behind our back; what is left when the server is gone is waited for in vain."""
+    if "prefect.events.worker" not in sys.modules:
+        return
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    APILogWorker.drain_all(timeout=_DRAIN_TIMEOUT_S, at_exit=False)
+    EventsWorker.drain_all(timeout=_DRAIN_TIMEOUT_S, at_exit=False)
 
 
 def _state_file(workspace: Workspace) -> Path:

@@ -16,7 +16,7 @@ from flows.nightly_config import PrivatePlan, RunPlan, read_config
 from flows.prepare import prepare_flow
 from flows.progress import say
 from flows.promotion import NO_CHAMPION, promote
-from flows.registry import CHAMPION, Registry
+from flows.registry import CHALLENGER, CHAMPION, Registry
 from flows.review import review_flow
 from flows.settings import Settings
 from flows.sources import existing_sources
@@ -87,14 +87,16 @@ def _gate(workspace: Workspace, plan: RunPlan, version: str) -> str:
 def _review(workspace: Workspace, plan: RunPlan, dataset_id: str, model_name: str) -> list[dict[str, Any]]:
     """Reports of held-out studies that nobody trained on, those with most nodules first."""
     settings = Settings()
-    if plan.review == 0 or Registry(workspace, settings.model_name).alias(CHAMPION) is None:
+    if plan.review == 0:
         return []
+    champion = Registry(workspace, settings.model_name).alias(CHAMPION)
+    version = CHAMPION if champion is not None else CHALLENGER
     index = PatchReader(workspace.datasets_root / dataset_id).index
     held_out = index[index["split"] == Split.TEST.value]
     studies = {record.series_key: record.study_key for record in workspace.series_records()}
     counts = held_out["series_key"].map(studies).value_counts()
     keys = sorted(counts.index, key=lambda key: (-counts[key], key))[: plan.review]
-    return list(review_flow(str(workspace.root), keys, model_name)["reports"])
+    return list(review_flow(str(workspace.root), keys, model_name, version)["reports"])
 
 
 def run_plan(workspace: Workspace, settings: Settings, plan: RunPlan) -> tuple[dict[str, Any], str]:
