@@ -107,7 +107,6 @@ class FeatureParams(Params):
     weights: str = "auto"
     weights_sha256: str = ""
     input_size_px: int = Field(96, ge=32)
-    batch_size: int = Field(32, ge=1)
     seed: int = 0
 
 

@@ -46,7 +46,8 @@ fi
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX || true
 
 $venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
-$venv/bin/uv pip install --python $venv/bin/python --require-hashes -r requirements.lock
+# Compiled once here: where PYTHONDONTWRITEBYTECODE is set, every start would compile thousands of modules again.
+$venv/bin/uv pip install --python $venv/bin/python --compile-bytecode --require-hashes -r requirements.lock
 $venv/bin/uv pip install --python $venv/bin/python --no-build-isolation --no-deps --offline -e .
 rm $unfinished
 pwd -P >$venv/.installed

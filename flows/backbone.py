@@ -12,7 +12,7 @@ from models.inputs import to_images
 from models.zoo import WeightsInfo, calibrate_batchnorm, load_weights
 
 #: patches whose statistics a random backbone's BatchNorm takes
-_CALIBRATION_PATCHES = 64
+_CALIBRATION_PATCHES = 32
 
 
 def calibration_rows(index: pd.DataFrame) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -64,13 +64,18 @@ class Session:
         return settings, Workspace(settings.workspace)
 
     @contextmanager
-    def engine(self, room: str) -> Iterator[tuple[Settings, Workspace]]:
-        """Settings and workspace, with a Prefect server behind them; `room` is imported while it starts."""
+    def engine(
+        self, room: str, prepare: Callable[[Workspace], object] = lambda workspace: None
+    ) -> Iterator[tuple[Settings, Workspace]]:
+        """Settings and workspace, with a Prefect server behind them.
+
+        The module `room` is imported, and `prepare` done, while the server starts.
+        """
         settings, workspace = self.open()
         workspace.create()
         from flows.engine import engine
 
-        with engine(workspace, lambda: import_module(room)):
+        with engine(workspace, lambda: (import_module(room), prepare(workspace))):
             yield settings, workspace
 
     def emit(self, record: dict[str, Any], text: str) -> None:

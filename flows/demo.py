@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import shlex
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from data_contracts.errors import UsageError, WeightsError
-from data_contracts.params import PatchParams, PhantomParams, SplitParams
+from data_contracts.errors import WeightsError
+from data_contracts.params import PatchParams, SplitParams
 from data_contracts.promotion import PromotionPolicy
-from data_contracts.records import atomic_path
+from flows.cohort import cohort_folder
 from flows.nightly import run_plan
 from flows.nightly_config import AnnotationPlan, RunPlan, SourcePlan
-from flows.progress import say, stage
+from flows.progress import say
 from flows.registry import CHAMPION, Registry
 from flows.settings import Settings
 from flows.workspace import Workspace
 from models.backbones import build_backbone
 from models.zoo import load_weights
-from pipeline.cohort.phantom import generate_cohort
 
 BACKBONE = "resnet50"
 #: On some sixty nodules in ten bins even a perfectly calibrated score shows an ECE of about 0.13 by chance.
@@ -34,16 +32,14 @@ NO_WEIGHTS = """
 
 
 def run_demo(
-    workspace: Workspace, settings: Settings, *, fast: bool, weights: str, seed: int
+    workspace: Workspace, settings: Settings, *, fast: bool, weights: str, started_s: float
 ) -> tuple[dict[str, Any], str]:
-    """Make the cohort beside the workspace, run every stage, and say what to open; again, it goes on where it was."""
-    started = time.monotonic()
-    cohort = workspace.root.with_name(f"{workspace.root.name}-cohort")
-    _fix_secret(workspace, seed)
+    """Run every stage on the cohort that make_phantoms made, and say what to open; again, it goes on where it was.
+
+    started_s: time.monotonic() when the command began.
+    """
+    cohort = cohort_folder(workspace)
     usable = usable_weights(weights)
-    phantom = phantom_params(fast=fast, seed=seed)
-    with stage("phantom", phantom.n_patients) as progress:
-        generate_cohort(phantom, cohort, on_patient=lambda index: progress.advance(f"patient {index + 1}"))
     plan = RunPlan(
         sources=(
             SourcePlan(path=cohort / "site-a", site="site-a"),
@@ -57,18 +53,11 @@ def run_demo(
         train=train_overrides(fast=fast, weights=usable),
     )
     record, summary = run_plan(workspace, settings, plan)
-    record |= {"weights": usable, "elapsed_s": round(time.monotonic() - started, 1), "cohort": str(cohort)}
+    record |= {"weights": usable, "elapsed_s": round(time.monotonic() - started_s, 1), "cohort": str(cohort)}
     text = [summary, *_what_to_open(workspace, settings, record)]
     if usable == "none":
         text.insert(0, NO_WEIGHTS)
     return record, "\n".join(text)
-
-
-def phantom_params(*, fast: bool, seed: int) -> PhantomParams:
-    """The demo's cohort; `fast` is coarser, with as many nodules a patient."""
-    if not fast:
-        return PhantomParams(seed=seed, n_patients=60)
-    return PhantomParams(seed=seed, n_patients=40, matrix=192, spacing_a_mm=2.0, spacing_b_mm=4.0)
 
 
 def train_overrides(*, fast: bool, weights: str) -> dict[str, Any]:
@@ -89,22 +78,6 @@ def usable_weights(weights: str) -> str:
         say(NO_WEIGHTS)
         return "none"
     return "auto"
-
-
-def _fix_secret(workspace: Workspace, seed: int) -> None:
-    """Phantoms are nobody: a known key makes the demo's splits, and so its figures, the same everywhere."""
-    secret = hashlib.sha256(f"noduleflow demo {seed}".encode()).hexdigest() + "\n"
-    with workspace.lock("secret"):
-        if workspace.secret_file.exists() and workspace.secret_file.read_text() == secret:
-            return
-        if workspace.secret_file.exists() or workspace.series_root.exists():
-            raise UsageError(
-                "the workspace holds other studies, and phantoms must not mix with them",
-                where=str(workspace.root),
-                todo="Name an empty one: noduleflow --workspace DIR demo.",
-            )
-        with atomic_path(workspace.secret_file, mode=0o600) as temporary:
-            temporary.write_text(secret)
 
 
 def _what_to_open(workspace: Workspace, settings: Settings, record: dict[str, Any]) -> list[str]:

@@ -48,11 +48,16 @@ def engine(workspace: Workspace, meanwhile: Callable[[], object] = lambda: None)
     """
     with presence(workspace.create()) as alone:
         if address := os.environ.get("PREFECT_API_URL"):
+            meanwhile()
             yield address
             return
         workspace.prefect_home.mkdir(parents=True, exist_ok=True)
         with workspace.lock("prefect-server"):
-            address = _running_server(workspace) or _start_server(workspace, meanwhile)
+            address = _running_server(workspace)
+            if address is None:
+                address = _start_server(workspace, meanwhile)
+            else:
+                meanwhile()
         os.environ["PREFECT_API_URL"] = address
         try:
             if alone:

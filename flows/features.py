@@ -38,7 +38,7 @@ def feature_table(workspace: Workspace, dataset_dir: Path, params: FeatureParams
     backbone, weights = initial_backbone(
         params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec
     )
-    identity = digest_of([weights.sha256, params.model_dump(mode="json", exclude={"batch_size", "weights"})], length=8)
+    identity = digest_of([weights.sha256, params.model_dump(mode="json", exclude={"weights"})], length=8)
     stem = Path(weights.source).stem.replace(" ", "_") if weights.pretrained else "none"
     path = workspace.features_root / f"{dataset_dir.name}-{params.backbone}-{stem}-{identity}.parquet"
     card = FeatureCard(
@@ -55,14 +55,14 @@ def feature_table(workspace: Workspace, dataset_dir: Path, params: FeatureParams
         return path, card
     n_patches = len(reader.index)
     ids = list(reader.index["patch_id"])
-    with stage("features", -(-n_patches // params.batch_size)) as progress:
+    with stage("features", n_patches) as progress:
 
         def load(rows: slice) -> np.ndarray:
             patches = np.asarray(reader.load(ids[rows]))
-            progress.advance(f"patches {rows.stop} of {n_patches}")
+            progress.advance(f"patch {rows.stop}", len(patches))
             return patches
 
-        planes = extract_features(backbone, load, n_patches, spec, params.batch_size)
+        planes = extract_features(backbone, load, n_patches, spec)
     pooled = planes.mean(axis=1)
     rows = [(patch, plane, planes[n, plane]) for n, patch in enumerate(ids) for plane in range(planes.shape[1])]
     rows += [(patch, POOLED, pooled[n]) for n, patch in enumerate(ids)]

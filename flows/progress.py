@@ -20,9 +20,9 @@ class Stage:
         self.total = total
         self.done = 0
 
-    def advance(self, item: str) -> None:
-        """One item is done; `item` must hold no patient's identifier."""
-        self.done += 1
+    def advance(self, item: str, n: int = 1) -> None:
+        """`n` more are done; `item` must hold no patient's identifier."""
+        self.done += n
         say(f"{self.name} {self.done}/{self.total}: {item}")
 
 
@@ -32,9 +32,9 @@ class _BarStage(Stage):
         self._bar = bar
         self._handle = handle
 
-    def advance(self, item: str) -> None:
-        self.done += 1
-        self._bar.update(self._handle, advance=1, item=item)  # type: ignore[attr-defined]
+    def advance(self, item: str, n: int = 1) -> None:
+        self.done += n
+        self._bar.update(self._handle, advance=n, item=item)  # type: ignore[attr-defined]
 
 
 @contextmanager

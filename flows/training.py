@@ -32,7 +32,7 @@ from models.checkpoint import CHECKPOINT_FILE, save_network
 from models.fit import fit_classifier
 from models.fit_state import EpochRecord
 from models.inputs import input_spec
-from models.predict import predict_logits
+from models.predict import logits_of_features, predict_logits
 from models.zoo import WeightsInfo, load_weights
 from pipeline.scoring.adaptation_gate import decide_adaptation
 from pipeline.scoring.fusion import apply_calibration, fit_calibration
@@ -77,7 +77,11 @@ def fit_network(
     if params.target_site:
         parts["target"] = cohort.target()
     for part, rows in parts.items():
-        logits = predict_logits(result.network, cohort.patches(rows), spec)
+        features = cohort.features(rows) if params.views == 1 else None
+        if features is None:
+            logits = predict_logits(result.network, cohort.patches(rows), spec)
+        else:
+            logits = logits_of_features(result.network, features)
         tables.append(pd.DataFrame({"patch_id": list(rows["patch_id"]), "part": part, "logit": logits}))
     write_bytes_atomic(folder / "history.json", json.dumps([asdict(epoch) for epoch in result.history]).encode())
     with atomic_path(folder / "logits.parquet") as temporary:

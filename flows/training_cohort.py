@@ -57,6 +57,10 @@ class TrainingCohort:
         """Patches of some rows, in their order."""
         return patches_of(self.reader, rows, self.params)
 
+    def features(self, rows: pd.DataFrame) -> NDArray[np.float32] | None:
+        """Pooled features of some rows, in their order, where they were computed before."""
+        return None if self._features is None else pooled_matrix(self._features, list(rows["patch_id"]))
+
     def fit_data(self, *, adapted: bool) -> FitData:
         """What fitting sees; the target's labels are not in it."""
         return FitData(
@@ -66,8 +70,7 @@ class TrainingCohort:
         )
 
     def _labelled(self, rows: pd.DataFrame) -> LabelledPatches:
-        features = None if self._features is None else pooled_matrix(self._features, list(rows["patch_id"]))
-        return labelled_patches(self.reader, rows, self.params, features=features)
+        return labelled_patches(self.reader, rows, self.params, features=self.features(rows))
 
     def _rows(self, split: Split, *, site: str = "", labelled: bool = False) -> pd.DataFrame:
         chosen = self.index["split"] == split.value

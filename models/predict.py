@@ -16,14 +16,16 @@ from models.inputs import as_batch, plane_count, to_images
 from models.network import NoduleNetwork
 
 CARD_FILE = "model_card.json"
-_DEFAULT_BATCH = 16
+#: images a pass: their activations then stay in the processor's cache (ResNet50: about three times as fast as 48)
+_IMAGES_A_PASS = 16
 
 
 def predict_logits(
-    network: NoduleNetwork, patches: NDArray[np.generic], spec: InputSpec, batch_size: int = _DEFAULT_BATCH
+    network: NoduleNetwork, patches: NDArray[np.generic], spec: InputSpec, batch_size: int = 0
 ) -> NDArray[np.float64]:
     """Logits (n,) of patches (n, *patch_shape): the mean over `spec.views` flips and quarter turns."""
     network.eval()
+    batch_size = batch_size or max(_IMAGES_A_PASS // plane_count(spec), 1)
     out = np.zeros(len(patches), dtype=np.float64)
     with torch.inference_mode():
         for start in range(0, len(patches), batch_size):
@@ -33,16 +35,25 @@ def predict_logits(
     return out
 
 
+def logits_of_features(network: NoduleNetwork, features: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Logits (n,) of pooled features (n, F) that the network's own backbone made before."""
+    network.eval()
+    with torch.inference_mode():
+        values = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
+        return np.asarray(network.head(values).double().numpy())
+
+
 def extract_features(
     backbone: Backbone,
     load: Callable[[slice], NDArray[np.generic]],
     n: int,
     spec: InputSpec,
-    batch_size: int = _DEFAULT_BATCH,
+    batch_size: int = 0,
 ) -> NDArray[np.float32]:
     """Features (n, P, F) of `n` patches that `load(slice)` reads a batch at a time."""
     backbone.eval()
     planes = plane_count(spec)
+    batch_size = batch_size or max(_IMAGES_A_PASS // planes, 1)
     out = np.zeros((n, planes, backbone.n_features), dtype=np.float32)
     with torch.inference_mode():
         for start in range(0, n, batch_size):
@@ -73,6 +84,6 @@ class Predictor:
         card = ModelCard.read(directory / CARD_FILE)
         return cls(card, load_network(directory, card))
 
-    def logits(self, patches: NDArray[np.generic], batch_size: int = _DEFAULT_BATCH) -> NDArray[np.float64]:
+    def logits(self, patches: NDArray[np.generic], batch_size: int = 0) -> NDArray[np.float64]:
         """Logits (n,) of patches (n, *patch_shape)."""
         return predict_logits(self.network, patches, self.card.input, batch_size)

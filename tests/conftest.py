@@ -118,7 +118,7 @@ socket.getaddrinfo = _resolve
 
 @pytest.fixture(scope="session")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[str, str]]:
-    """Environment in which Python programs and their children write the hosts beyond loopback they ask for to a file."""
+    """Environment in which Python programs and their children note the hosts beyond loopback they ask for."""
 
     def environment(log: Path) -> dict[str, str]:
         folder = tmp_path_factory.mktemp("socket-hook")

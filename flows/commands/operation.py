@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli import app, session
+
+if TYPE_CHECKING:
+    from flows.workspace import Workspace
 
 
 @app.command()
@@ -17,10 +21,17 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of the phantom cohort.")] = 0,
 ) -> None:
     """Make a two-site phantom cohort as DICOM and run the main job on it."""
-    with session.engine("flows.demo") as (settings, workspace):
+    started = time.monotonic()
+
+    def make_cohort(workspace: Workspace) -> None:
+        from flows.cohort import make_phantoms
+
+        make_phantoms(workspace, fast=fast, seed=seed)
+
+    with session.engine("flows.demo", make_cohort) as (settings, workspace):
         from flows.demo import run_demo
 
-        record, text = run_demo(workspace, settings, fast=fast, weights=weights, seed=seed)
+        record, text = run_demo(workspace, settings, fast=fast, weights=weights, started_s=started)
     session.emit(record, text)
 
 

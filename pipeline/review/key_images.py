@@ -120,7 +120,7 @@ class _Pen:
         # Colours of clear pixels must not bleed into the marks' edges: reduce with premultiplied alpha.
         marks = self.layer.convert("RGBa").resize(side, Image.Resampling.BOX).convert("RGBA")
         buffer = io.BytesIO()
-        Image.alpha_composite(picture, marks).convert("RGB").save(buffer, format="PNG", optimize=True)
+        Image.alpha_composite(picture, marks).convert("RGB").save(buffer, format="PNG")
         return buffer.getvalue()
 
     def mark(self, across_mm: float, down_mm: float, radius_mm: float, *, ring: bool) -> None:

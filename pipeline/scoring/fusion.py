@@ -12,6 +12,7 @@ size-only coefficients and at an image weight of zero, and moves away only as fa
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit
@@ -121,10 +122,7 @@ def fit_platt(logits: Floats, labels: Floats) -> tuple[float, float]:
 
 def _labels(labels: ArrayLike) -> Floats:
     """Labels as floats, NaN where NA."""
-    to_numpy = getattr(labels, "to_numpy", None)
-    if to_numpy is not None:
-        return np.asarray(to_numpy(dtype=np.float64, na_value=np.nan))
-    return np.asarray(labels, dtype=np.float64)
+    return np.asarray(pd.array(np.asarray(labels), dtype="Float64").to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _fit_size_only(sizes: Floats, labels: Floats) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 from scipy.special import expit
 
 Floats = NDArray[np.float64]
@@ -31,8 +31,8 @@ def fit_towards(
         loss = float(np.sum(np.logaddexp(0.0, linear) - labels * linear) + np.sum(precision * away**2) / 2)
         return loss, design.T @ (expit(linear) - labels) + precision * away
 
-    bounds = None if lower is None else [(low, None) for low in lower]
-    start = anchor if lower is None else np.maximum(anchor, lower)
+    bounds = Bounds(np.full(anchor.size, -np.inf) if lower is None else lower, np.full(anchor.size, np.inf))
+    start = np.clip(anchor, bounds.lb, bounds.ub)
     found = minimize(
         objective,
         start,
