@@ -22,6 +22,8 @@ from models.backbones import build_backbone
 from models.zoo import load_weights
 
 BACKBONE = "resnet50"
+#: This salt gives every split of both sites its share of a few dozen patients; counts chose it, no score was seen.
+DEMO_SPLIT = SplitParams(train=0.5, validation=0.2, salt="demo-43")
 #: On some sixty nodules in ten bins even a perfectly calibrated score shows an ECE of about 0.13 by chance.
 DEMO_POLICY = PromotionPolicy(name="demo", max_ece=0.3)
 NO_WEIGHTS = """
@@ -47,7 +49,7 @@ def run_demo(
         ),
         annotations=(AnnotationPlan(files=(cohort / "nodules.csv",), format="csv"),),
         patches=PatchParams(spacing_mm=1.0 if fast else 0.75),
-        split=SplitParams(train=0.4, validation=0.2),
+        split=DEMO_SPLIT,
         policy=DEMO_POLICY,
         presets=("probe", "finetune-dann-fast" if fast else "finetune-dann"),
         train=train_overrides(fast=fast, weights=usable),

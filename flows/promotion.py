@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_contracts.errors import GateRefusedError, StaleExpectationError, UsageError
 from data_contracts.evaluation import EvaluationReport
+from data_contracts.manifest import Split
 from data_contracts.params import Params
 from data_contracts.predictions import PREDICTION_TABLE
 from data_contracts.promotion import GateResult, PromotionDecision, PromotionPolicy
@@ -144,13 +145,24 @@ def _decision(
 def _gates(registry: Registry, version: str, champion: str | None, policy: PromotionPolicy) -> tuple[GateResult, ...]:
     from pipeline.scoring.gates import promotion_gates
 
-    folder, _ = registry.verified_folder(version)
+    folder, card = registry.verified_folder(version)
     report = EvaluationReport.read(folder / "evaluation.json")
     predictions = PREDICTION_TABLE.read(folder / "predictions.parquet")
     before = None
     if champion is not None:
         before = PREDICTION_TABLE.read(registry.verified_folder(champion)[0] / "predictions.parquet")
-    return promotion_gates(report, predictions, before, policy)
+    fitted = _fitted_patients(registry.workspace.datasets_root / card.dataset_id)
+    return promotion_gates(report, predictions, before, policy, fitted_patients=fitted)
+
+
+def _fitted_patients(dataset_dir: Path) -> set[str]:
+    """Patients that training or validation saw; none where the dataset was deleted since."""
+    from pipeline.cohort.dataset import PatchReader
+
+    if not (dataset_dir / "dataset.json").exists():
+        return set()
+    index = PatchReader(dataset_dir).index
+    return set(index.loc[index["split"] != Split.TEST.value, "patient_key"])
 
 
 def _smoke_test(registry: Registry, version: str) -> None:
