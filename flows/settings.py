@@ -44,6 +44,8 @@ def apply_environment(settings: Settings, *, debug: bool = False) -> None:
     # Console lines of our own tell the story; Prefect and alembic add one line per state and migration.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if debug else "CRITICAL")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "INFO" if debug else "ERROR")
+    if settings.threads:  # read by torch, numpy and OpenCV when they are loaded
+        os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(settings.threads)
     if settings.mlflow_tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
     if settings.prefect_api_url:
