@@ -42,6 +42,37 @@ def test_the_variance_is_that_of_the_placement_values_with_ties(seed):
     np.testing.assert_allclose(covariance, expected, atol=1e-12)
 
 
+#: Patients with good and poor outcome at each distinct value, ascending, of two predictors after subarachnoid
+#: haemorrhage: 72 good, 41 poor (Turck 2010, Intensive Care Med 36:107), read off their published ROC curves.
+WFNS_GRADE = ([37, 20, 3, 8, 4], [2, 12, 1, 8, 18])
+S100B = (
+    [int(c) for c in "05326667403443212001000101110101011210200000000000"],
+    [int(c) for c in "10003122112101000110111011101010200011011112111111"],
+)
+
+
+def delong_of_counts(good, poor):
+    values = np.arange(len(good))
+    scores = np.r_[np.repeat(values, good), np.repeat(values, poor)]
+    labels = np.r_[np.zeros(sum(good)), np.ones(sum(poor))]
+    aucs, covariance = delong(labels, scores)
+    return aucs[0], covariance[0, 0]
+
+
+def test_auc_and_interval_are_those_that_proc_publishes_for_its_patients():
+    # Robin 2011, BMC Bioinformatics 12:77, and the figures pROC's own tests expect.
+    wfns, wfns_variance = delong_of_counts(*WFNS_GRADE)
+    s100b, s100b_variance = delong_of_counts(*S100B)
+    assert wfns == pytest.approx(0.82367886178861782, abs=1e-12)
+    assert s100b == pytest.approx(0.73136856368563685, abs=1e-12)
+    for auc, variance, low, high in ((wfns, wfns_variance, 0.749, 0.899), (s100b, s100b_variance, 0.630, 0.833)):
+        half = 1.959964 * np.sqrt(variance)
+        assert (auc - half, auc + half) == pytest.approx((low, high), abs=5e-4)
+    # The statistic of the unpaired comparison holds the sum of both variances to every digit.
+    statistic = (wfns - s100b) / np.sqrt(wfns_variance + s100b_variance)
+    assert statistic == pytest.approx(1.43490640926908, abs=1e-12)
+
+
 def test_the_paired_difference_has_the_variance_and_p_value_of_the_definition():
     labels, a, b = simulated(7)
     paired = delong_paired(labels, a, b)
