@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -66,9 +67,9 @@ def _run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
-def demonstrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which `make demo ARGS=--fast` was run: its workspace and its cohort."""
-    folder = tmp_path_factory.mktemp("demonstrated")
+def demonstrated(demo: dict[str, Any], demo_workspace: Path) -> Path:
+    """The folder of the session's demo, in which `make demo ARGS=--fast` was run too: its workspace and its cohort."""
+    folder = demo_workspace.parent
     done = _run(f"make -C {shlex.quote(str(ROOT))} demo ARGS=--fast WORKSPACE={folder}/workspace", folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
