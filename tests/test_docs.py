@@ -77,13 +77,16 @@ def demonstrated(demo: dict[str, Any], demo_workspace: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def first_day(demonstrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as the documents assume it: studies in ct, nodules.csv, and a file of backbone weights."""
+    """A folder as the documents assume it: studies in ct, one of them in study.zip, nodules.csv, and weights."""
     import torch
     import torchvision
 
     folder = tmp_path_factory.mktemp("first-day")
     shutil.copytree(demonstrated / "workspace-cohort" / "site-a", folder / "ct")
+    shutil.make_archive(str(folder / "study"), "zip", min(path for path in (folder / "ct").iterdir() if path.is_dir()))
     shutil.copy(demonstrated / "workspace-cohort" / "nodules.csv", folder / "nodules.csv")
+    # The split of so few patients follows from the secret; with one of chance a split may lack a label.
+    (folder / ".env").write_text("NODULEFLOW_SECRET=what stands in the documents\n")
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), folder / "resnet50.pth")
     return folder
