@@ -51,7 +51,7 @@ def run_demo(
         patches=PatchParams(spacing_mm=1.0 if fast else 0.75),
         split=DEMO_SPLIT,
         policy=DEMO_POLICY,
-        presets=("probe", "finetune-dann-fast" if fast else "finetune-dann"),
+        presets=("probe", "finetune-dann-fast" if fast else "finetune-dann-demo"),
         train=train_overrides(fast=fast, weights=usable),
     )
     record, summary = run_plan(workspace, settings, plan)
