@@ -17,12 +17,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from data_contracts.errors import NoduleflowError, WorkspaceError
 from data_contracts.records import write_bytes_atomic
 from flows.presence import others, presence
 from flows.workspace import Workspace
+
+if TYPE_CHECKING:
+    import psutil
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,7 +103,7 @@ def _state_file(workspace: Workspace) -> Path:
 
 
 def _running_server(workspace: Workspace) -> str | None:
-    import httpx
+    """Address of the server this workspace has noted, once it answers; None where there is none or it has ended."""
     import psutil
 
     try:
@@ -108,14 +111,13 @@ def _running_server(workspace: Workspace) -> str | None:
         process = psutil.Process(state["pid"])
         if abs(process.create_time() - state["create_time"]) > 1:
             return None
-        httpx.get(f"{state['address']}/health", timeout=5).raise_for_status()
-    except (OSError, ValueError, KeyError, psutil.Error, httpx.HTTPError):
+        address = str(state["address"])
+    except (OSError, ValueError, KeyError, psutil.Error):
         return None
-    return str(state["address"])
+    return address if _answers(address, lambda: _is_alive(process)) else None
 
 
 def _start_server(workspace: Workspace, meanwhile: Callable[[], object]) -> str:
-    import httpx
     import psutil
 
     with socket.socket() as probe:
@@ -130,16 +132,11 @@ def _start_server(workspace: Workspace, meanwhile: Callable[[], object]) -> str:
             command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
         )
     address = f"http://127.0.0.1:{port}/api"
+    # Noted at once: a run that is killed from here on leaves a server that the next one finds.
+    state = {"pid": server.pid, "create_time": psutil.Process(server.pid).create_time(), "address": address}
+    write_bytes_atomic(_state_file(workspace), json.dumps(state).encode())
     meanwhile()
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            httpx.get(f"{address}/health", timeout=5).raise_for_status()
-        except httpx.HTTPError:
-            time.sleep(0.2)
-            continue
-        state = {"pid": server.pid, "create_time": psutil.Process(server.pid).create_time(), "address": address}
-        write_bytes_atomic(_state_file(workspace), json.dumps(state).encode())
+    if _answers(address, lambda: server.poll() is None):
         return address
     server.kill()
     raise WorkspaceError(
@@ -147,6 +144,25 @@ def _start_server(workspace: Workspace, meanwhile: Callable[[], object]) -> str:
         where=str(workspace.prefect_home / "server.log"),
         todo="Read that log; `noduleflow doctor` checks the installation.",
     )
+
+
+def _answers(address: str, is_alive: Callable[[], bool]) -> bool:
+    """Wait until the server answers; False where it ends or takes too long."""
+    import httpx
+
+    deadline = time.monotonic() + _START_TIMEOUT_S
+    while time.monotonic() < deadline and is_alive():
+        try:
+            httpx.get(f"{address}/health", timeout=5).raise_for_status()
+        except httpx.HTTPError:
+            time.sleep(0.2)
+        else:
+            return True
+    return False
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    return bool(process.is_running() and process.status() != "zombie")
 
 
 def _stop_server(workspace: Workspace) -> None:

@@ -133,3 +133,22 @@ def test_who_comes_alone_clears_what_a_kill_left_and_who_does_not_leaves_it(tmp_
         assert list(tmp_path.rglob("*.tmp")) == []
         assert (tmp_path / ".users" / str(os.getpid())).exists()
     assert not (tmp_path / ".users" / str(os.getpid())).exists()
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_run_killed_while_its_server_starts_leaves_one_that_the_next_run_finds(tmp_path: Path) -> None:
+    state = tmp_path / "ws" / "prefect" / "server.json"
+    killed = start(tmp_path / "ws", tmp_path / "never")
+    while not state.exists():
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    server = json.loads(state.read_text())["pid"]
+    (tmp_path / "wake").touch()
+    following = start(tmp_path / "ws", tmp_path / "wake")
+    assert line(following) == json.loads(state.read_text())["address"]
+    assert json.loads(state.read_text())["pid"] == server
+    out, err = following.communicate(timeout=120)
+    assert following.returncode == 0, err
+    assert "awake" in out
