@@ -52,7 +52,8 @@ def test_the_report_of_lidc_0001_shows_its_nodule_as_four_readers_outlined_it(
     assert finding["n_readers"] == 4
     assert finding["ratings"]["malignancy"] == pytest.approx(4.75)
     assert 0 <= finding["probability"] <= 1
-    assert 25 <= finding["measurement"]["mean_diameter_mm"] <= 40
+    # Readers give the largest diameter of their outlines, 30 to 36 mm; the mean of long and short axis is less.
+    assert 18 <= finding["measurement"]["mean_diameter_mm"] <= 36
     pictures = {
         name: np.asarray(Image.open(io.BytesIO((folder / name).read_bytes())).convert("L"))
         for name in finding["key_images"]
