@@ -90,8 +90,10 @@ def _what_to_open(workspace: Workspace, settings: Settings, record: dict[str, An
     for report in record["reviews"]:
         asked = f"champion version {champion}" if champion else "the challenger: there is no champion"
         lines.append(f"  report   {report['report']}  ({report['n_findings']} nodules, as seen by {asked})")
-    lines.append(f"  MLflow   {shlex.join(mlflow)}  then http://127.0.0.1:5000")
+    # Started by hand these two would phone home: the variables that this process has set are not theirs.
+    lines.append(f"  MLflow   MLFLOW_DISABLE_TELEMETRY=true {shlex.join(mlflow)}  then http://127.0.0.1:5000")
     home = shlex.quote(str(workspace.prefect_home))
-    start = f"PREFECT_HOME={home} {shlex.quote(str(programs / 'prefect'))} server start"
+    quiet = "DO_NOT_TRACK=true PREFECT_SERVER_ANALYTICS_ENABLED=false"
+    start = f"{quiet} PREFECT_HOME={home} {shlex.quote(str(programs / 'prefect'))} server start"
     lines.append(f"  Prefect  {start}  then http://127.0.0.1:4200/runs")
     return lines

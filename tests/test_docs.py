@@ -123,7 +123,7 @@ def _serves_until_it_is_ended(command: str, port_option: str, folder: Path) -> N
         server = subprocess.Popen(
             ["bash", "-c", line],
             cwd=folder,
-            env={**_environment(folder), "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            env=_environment(folder),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,
@@ -185,6 +185,15 @@ def test_every_command_of_the_document_runs(document: str, first_day: Path) -> N
             allowed = ALLOWED_STATUS.get(" ".join(command.split()[:2]), (0,))
             assert done.returncode in allowed, f"$ {command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
             assert "Traceback" not in done.stderr, f"$ {command}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_server_that_a_document_starts_by_hand_does_not_phone_home(document: str) -> None:
+    for command in commands_of(document):
+        if "mlflow ui" in command:
+            assert command.startswith("MLFLOW_DISABLE_TELEMETRY=true "), command
+        if "prefect server" in command:
+            assert command.startswith("DO_NOT_TRACK=true PREFECT_SERVER_ANALYTICS_ENABLED=false "), command
 
 
 def _inline_commands(document: str) -> list[str]:
