@@ -86,6 +86,14 @@ class Session:
 session = Session()
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version as installed
+
+        print(f"noduleflow {installed('noduleflow')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     workspace: Annotated[
@@ -94,13 +102,10 @@ def _options(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON record.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and end.")
+    ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        print(f"noduleflow {installed('noduleflow')}")
-        raise typer.Exit
     session.workspace_path = workspace
     session.as_json = as_json
     session.debug = debug
