@@ -279,7 +279,9 @@ def test_one_slice_without_an_intercept_is_refused_even_at_the_end(tmp_path: Pat
 def test_a_series_that_leaves_the_body_is_no_jump(tmp_path: Path) -> None:
     truth = truth_of()
     truth.hu[18:] = np.random.default_rng(0).normal(-1000, 10, truth.hu[18:].shape).astype(np.int16)
-    ingest_one(changed(tmp_path / "in", lambda *_: None, truth), tmp_path)
+    record = ingest_one(changed(tmp_path / "in", lambda *_: None, truth), tmp_path)
+    assert record.n_slices == len(truth.hu)
+    assert ReasonCode.IMPLAUSIBLE_HU not in [finding.code for finding in record.findings]
 
 
 def test_lossy_pixels_are_flagged_or_refused_as_the_policy_says(tmp_path: Path) -> None:
