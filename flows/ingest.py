@@ -23,9 +23,9 @@ from flows.progress import say, stage
 from flows.settings import configured_secret
 from flows.sources import PrivatePaths
 from flows.workspace import Workspace
-from pipeline.intake.annotate import match_annotations
-from pipeline.intake.annotations import read_annotations
-from pipeline.intake.deidentify import Pseudonymizer
+from pipeline.annotations.match import match_annotations
+from pipeline.annotations.tables import read_annotations
+from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake.discover import Discovery, RawSeries, discover
 from pipeline.intake.ingest_series import ingest_series
 

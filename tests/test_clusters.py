@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.intake.clusters import cluster_marks
+from pipeline.annotations.clusters import cluster_marks
 
 marks = st.lists(
     st.tuples(st.floats(-30, 30), st.floats(-30, 30), st.floats(-30, 30), st.floats(3, 30), st.sampled_from("abcd")),

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 
 from data_contracts.errors import AnnotationError
+from pipeline.annotations.contours import Contour, contour_centroid, contour_diameter_mm, contour_mask
 from pipeline.cohort.lidc_database import LidcDatabase
-from pipeline.intake.contours import Contour, contour_centroid, contour_diameter_mm, contour_mask
 
 
 def _square(low: int, high: int, *, z_mm: float = 0.0, inclusion: bool = True) -> Contour:

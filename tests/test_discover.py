@@ -19,9 +19,9 @@ from dicom_factory import slices_of, truth_of, write_series
 from data_contracts.errors import DecodeError, UsageError, WorkspaceError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
+from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake import archive
 from pipeline.intake.archive import unpack
-from pipeline.intake.deidentify import Pseudonymizer
 from pipeline.intake.discover import Discovery, discover
 
 

@@ -34,9 +34,9 @@ from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
 from data_contracts.volume import PADDING_HU
+from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.imaging.nifti import read_nifti
 from pipeline.intake import store
-from pipeline.intake.deidentify import Pseudonymizer
 from pipeline.intake.discover import discover
 from pipeline.intake.ingest_series import ingest_series
 

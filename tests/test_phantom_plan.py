@@ -9,10 +9,10 @@ import pytest
 
 from data_contracts.errors import UsageError
 from data_contracts.params import PhantomParams
+from pipeline.annotations.contours import contour_mask
 from pipeline.cohort.lidc_database import LidcDatabase
 from pipeline.cohort.phantom_plan import builtin_reserved_patients, plan_cohort
 from pipeline.cohort.phantom_shape import consensus_shape, edge_width_mm, nodule_hu
-from pipeline.intake.contours import contour_mask
 
 
 @pytest.fixture(scope="module")

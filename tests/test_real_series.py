@@ -12,11 +12,11 @@ from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
 from data_contracts.volume import PADDING_HU
+from pipeline.annotations.match import match_annotations
+from pipeline.annotations.tables import read_annotations
 from pipeline.cohort.lidc_database import LidcDatabase
+from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.imaging.nifti import read_nifti
-from pipeline.intake.annotate import match_annotations
-from pipeline.intake.annotations import read_annotations
-from pipeline.intake.deidentify import Pseudonymizer
 from pipeline.intake.discover import discover
 from pipeline.intake.hounsfield import UNREAL_HU
 from pipeline.intake.ingest_series import ingest_series

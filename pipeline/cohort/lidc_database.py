@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from data_contracts.errors import UsageError
 from data_contracts.nodules import RATINGS
-from pipeline.intake.clusters import cluster_marks
-from pipeline.intake.contours import Contour, contour_centroid, contour_diameter_mm
+from pipeline.annotations.clusters import cluster_marks
+from pipeline.annotations.contours import Contour, contour_centroid, contour_diameter_mm
 
 #: four readers read every LIDC scan: more marks than this in one place are two nodules close together
 _READERS = 4

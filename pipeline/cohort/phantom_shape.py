@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from pipeline.annotations.contours import contour_box, contour_mask
 from pipeline.cohort.lidc_database import LidcNodule
-from pipeline.intake.contours import contour_box, contour_mask
 
 #: pixels kept around the contours, so that the field is known outside the nodule
 _MARGIN_PX = 6

@@ -12,8 +12,8 @@ from data_contracts.errors import UsageError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection
+from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake.archive import is_archive, unpack
-from pipeline.intake.deidentify import Pseudonymizer
 from pipeline.intake.header_values import silence_pydicom
 from pipeline.intake.headers import SliceHeader, read_header
 

@@ -19,9 +19,9 @@ from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import QualityFinding, Rejection, SeriesRecord, SourceIdentity
 from data_contracts.volume import CTVolume
+from pipeline.deidentify.pseudonyms import Pseudonymizer, clean_age_years, clean_label
 from pipeline.intake.check import Part, make_parts
 from pipeline.intake.codecs import read_stored
-from pipeline.intake.deidentify import Pseudonymizer, clean_age_years, clean_label
 from pipeline.intake.discover import RawSeries
 from pipeline.intake.geometry import Refusal
 from pipeline.intake.headers import SliceHeader

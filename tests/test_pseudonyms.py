@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.intake.deidentify import Pseudonymizer, clean_age_years, clean_label
+from pipeline.deidentify.pseudonyms import Pseudonymizer, clean_age_years, clean_label
 
 ONE, OTHER = Pseudonymizer(b"one"), Pseudonymizer(b"other")
 

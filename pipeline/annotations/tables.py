@@ -23,7 +23,7 @@ from pathlib import Path
 
 from data_contracts.errors import AnnotationError, UsageError
 from data_contracts.nodules import RATINGS, NoduleAnnotation
-from pipeline.intake.annotations_xml import read_lidc_xml, read_voc_xml
+from pipeline.annotations.xml_files import read_lidc_xml, read_voc_xml
 
 _SERIES_COLUMNS = ("series_instance_uid", "series_key")
 _PLACE_COLUMNS = ("x_mm", "y_mm", "z_mm", "diameter_mm")

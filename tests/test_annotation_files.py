@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from data_contracts.errors import AnnotationError, UsageError
-from pipeline.intake.annotations import read_annotations
-from pipeline.intake.annotations_xml import read_lidc_xml
+from pipeline.annotations.tables import read_annotations
+from pipeline.annotations.xml_files import read_lidc_xml
 
 HEAD = "series_instance_uid,nodule,reader,x_mm,y_mm,z_mm,diameter_mm,malignancy,label\n"
 

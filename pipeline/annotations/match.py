@@ -14,10 +14,10 @@ from data_contracts.nodules import NODULE_TABLE, RATINGS, NoduleAnnotation
 from data_contracts.reasons import ReasonCode
 from data_contracts.records import digest_of
 from data_contracts.series import Rejection, SeriesRecord
-from pipeline.intake.boxes import merge_boxes
-from pipeline.intake.clusters import cluster_marks
-from pipeline.intake.contours import Contour, contour_centroid, contour_diameter_mm
-from pipeline.intake.deidentify import Pseudonymizer
+from pipeline.annotations.boxes import merge_boxes
+from pipeline.annotations.clusters import cluster_marks
+from pipeline.annotations.contours import Contour, contour_centroid, contour_diameter_mm
+from pipeline.deidentify.pseudonyms import Pseudonymizer
 
 _LARGEST_MM = 500.0
 

@@ -7,8 +7,8 @@ import numpy as np
 from data_contracts.nodules import NODULE_TABLE, NoduleAnnotation
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import SeriesRecord
-from pipeline.intake.annotate import match_annotations
-from pipeline.intake.deidentify import Pseudonymizer
+from pipeline.annotations.match import match_annotations
+from pipeline.deidentify.pseudonyms import Pseudonymizer
 
 PSEUDONYMS = Pseudonymizer(b"secret")
 #: 20 slices 2 mm apart, 64 x 64 pixels of 0.5 (rows) x 0.8 (columns) mm

@@ -1,0 +1,1 @@
+"""What may pass the door, and under which name: pseudonyms, the confidentiality profile, burned-in text."""

@@ -1,0 +1,1 @@
+"""Objects over the network: DICOMweb, DIMSE and public buckets."""
