@@ -50,6 +50,13 @@ class IngestParams(Params):
     padding_hu: value given to voxels outside the field of view.
     spacing_tolerance_mm: how far a slice may lie from its place on an even grid.
     lossy: whether pixels compressed with loss are accepted with a finding, or refused.
+    tilt: a tilted gantry's volume keeps its sheared affine, is resampled to an orthogonal grid, or is refused.
+    missing: missing slices refuse the series, or are interpolated from their neighbours with a finding.
+    max_missing: most neighbouring slices that may be interpolated.
+    burned_in: text in the pixels (by the header, or by the rules of known scanners) refuses the series, is
+        blanked with a finding, or is only flagged.
+    preferred_kernel: which reconstruction of a study is chosen: the sharper, the softer, or either.
+    preferred_thickness_mm: slice thickness that the choice tries to come near from below.
     compress: write volume.nii.gz in place of volume.nii.
     """
 
@@ -57,6 +64,12 @@ class IngestParams(Params):
     padding_hu: int = PADDING_HU
     spacing_tolerance_mm: float = Field(0.1, gt=0)
     lossy: Literal["flag", "refuse"] = "flag"
+    tilt: Literal["shear", "resample", "refuse"] = "shear"
+    missing: Literal["refuse", "interpolate"] = "refuse"
+    max_missing: int = Field(1, ge=1)
+    burned_in: Literal["refuse", "blank", "flag"] = "refuse"
+    preferred_kernel: Literal["any", "sharp", "soft"] = "any"
+    preferred_thickness_mm: float = Field(1.25, gt=0)
     compress: bool = False
 
 

@@ -10,10 +10,14 @@ from data_contracts.tables import TableContract
 
 
 class QualityFinding(Record):
-    """Something a user of an accepted series must know; figures say which slice and how much."""
+    """Something a user of an accepted series must know; figures say which slice and how much.
+
+    sop_instance_uids: the slices concerned, where not all are; digests, or the UIDs where identity is kept.
+    """
 
     code: ReasonCode
     detail: str = ""
+    sop_instance_uids: tuple[str, ...] = ()
 
 
 class SourceIdentity(Record):

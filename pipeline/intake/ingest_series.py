@@ -6,45 +6,26 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from data_contracts.errors import DecodeError, GeometryError, NoduleflowError, WorkspaceError
+from data_contracts.errors import GeometryError, NoduleflowError, WorkspaceError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import QualityFinding, Rejection, SeriesRecord, SourceIdentity
 from data_contracts.volume import CTVolume
 from pipeline.deidentify.pseudonyms import Pseudonymizer, clean_age_years, clean_label
 from pipeline.intake.check import Part, make_parts
-from pipeline.intake.codecs import read_stored
+from pipeline.intake.decode import DecodedVolume, decode_volume
 from pipeline.intake.discover import RawSeries
 from pipeline.intake.geometry import Refusal
 from pipeline.intake.headers import SliceHeader
-from pipeline.intake.hounsfield import implausibility, jumping_slice, to_hounsfield
+from pipeline.intake.hounsfield import implausibility
 from pipeline.intake.store import store_series, volume_name
 from pipeline.intake.triage import is_derived, is_lossy, triage
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-#: decoders release the GIL; more threads only cost memory
-_MAX_THREADS = 4
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    """hu: int16 (k, j, i), padding replaced. padding_voxels, clipped: how many values were changed.
-
-    noisy_voxels: how many values no scanner writes, and no padding is.
-    """
-
-    hu: NDArray[np.int16]
-    padding_voxels: int
-    clipped: int
-    noisy_voxels: int
 
 
 def ingest_series(
@@ -86,7 +67,7 @@ def _ingest(
 def _ingest_part(
     raw: RawSeries, part: Part, pseudonymizer: Pseudonymizer, params: IngestParams, series_root: Path, site: str
 ) -> SeriesRecord | Refusal:
-    pixels = _decode(part.slices, params)
+    pixels = decode_volume(part.slices, params)
     if isinstance(pixels, Refusal):
         return pixels
     if why := implausibility(pixels.hu, params.padding_hu, pixels.noisy_voxels):
@@ -108,54 +89,7 @@ def _ingest_part(
         ) from None
 
 
-def _decode(slices: Sequence[SliceHeader], params: IngestParams) -> _Pixels | Refusal:
-    """All planes as HU, or the first one that cannot be had."""
-    if float(len(slices)) * slices[0].rows * slices[0].columns > 2**33:
-        return Refusal(ReasonCode.PIXEL_DECODE_FAILED, "larger than any CT volume", tuple(slices))
-    hu: NDArray[np.int16] = np.empty((0, 0, 0), dtype=np.int16)
-    padding = np.zeros(len(slices), dtype=np.int64)
-    clipped = np.zeros(len(slices), dtype=np.int64)
-    noisy = np.zeros(len(slices), dtype=np.int64)
-    samples: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(slices)
-
-    def decode(index: int) -> NDArray[np.int16] | Refusal:
-        header = slices[index]
-        try:
-            plane = to_hounsfield(read_stored(header), header, params.padding_hu)
-        except (DecodeError, OSError) as error:
-            why = error.what if isinstance(error, DecodeError) else "the file cannot be read"
-            return Refusal(ReasonCode.PIXEL_DECODE_FAILED, f"slice {index + 1} of {len(slices)}: {why}", (header,))
-        padding[index], clipped[index] = plane.padding_voxels, plane.clipped
-        samples[index], noisy[index] = plane.sample, plane.noisy_voxels
-        return plane.hu
-
-    # the first plane alone: a header that lies about its size is caught before memory is asked for
-    first = decode(0)
-    if isinstance(first, Refusal):
-        return first
-    hu = np.empty((len(slices), *first.shape), dtype=np.int16)
-    hu[0] = first
-
-    def fill(index: int) -> Refusal | None:
-        plane = decode(index)
-        if isinstance(plane, Refusal):
-            return plane
-        hu[index] = plane
-        return None
-
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
-        for failure in pool.map(fill, range(1, len(slices))):
-            if failure is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
-                return failure
-    if (jump := jumping_slice(samples)) is not None:
-        index, amount = jump
-        detail = f"all values of slice {index + 1} stand {amount:+.0f} HU off those of slice {index}"
-        return Refusal(ReasonCode.IMPLAUSIBLE_HU, detail, (slices[index - 1], slices[index]))
-    return _Pixels(hu, int(padding.sum()), int(clipped.sum()), int(noisy.sum()))
-
-
-def _findings(part: Part, pixels: _Pixels, params: IngestParams) -> tuple[QualityFinding, ...]:
+def _findings(part: Part, pixels: DecodedVolume, params: IngestParams) -> tuple[QualityFinding, ...]:
     found = list(part.findings)
     first = part.slices[0]
     if pixels.padding_voxels:
@@ -175,7 +109,7 @@ def _findings(part: Part, pixels: _Pixels, params: IngestParams) -> tuple[Qualit
 def _record(
     raw: RawSeries,
     part: Part,
-    pixels: _Pixels,
+    pixels: DecodedVolume,
     volume: CTVolume,
     pseudonymizer: Pseudonymizer,
     params: IngestParams,
