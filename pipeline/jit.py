@@ -1,9 +1,9 @@
-"""Compilation of the few numerical kernels: without the interpreter's lock, kept on disk where there is a place for it."""
+"""Compilation of the few numerical kernels: run without the interpreter's lock, kept on disk where there is a place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -17,6 +17,6 @@ def jit(kernel: _Kernel) -> _Kernel:
     processes may write it at once; an installation that may write nowhere compiles anew in each process.
     """
     try:
-        return numba.njit(nogil=True, cache=True, error_model="numpy")(kernel)  # type: ignore[no-any-return]
+        return cast(_Kernel, numba.njit(nogil=True, cache=True, error_model="numpy")(kernel))
     except RuntimeError:  # numba found no place for its cache
-        return numba.njit(nogil=True, error_model="numpy")(kernel)  # type: ignore[no-any-return]
+        return cast(_Kernel, numba.njit(nogil=True, error_model="numpy")(kernel))
