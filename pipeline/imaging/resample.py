@@ -11,7 +11,11 @@ edge, as in ITK; a sample beyond that takes the padding value.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +23,7 @@ from scipy import ndimage
 
 from data_contracts.errors import GeometryError
 from data_contracts.volume import PADDING_HU, CTVolume
+from pipeline.imaging.kernels import fill_oblique, fill_parallel
 
 #: A grid of more voxels is a wrong spacing, not a chest: 4 GiB of int16.
 _MAX_VOXELS = 2**31
@@ -29,6 +34,8 @@ EDGE_TOLERANCE_VOXELS = 1e-6
 #: FWHM of a Gaussian in standard deviations.
 _FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 _TRUNCATE_SIGMAS = 4.0
+_MAX_THREADS = 8
+_THREAD_FROM_VOXELS = 2**18
 
 
 def resample(
@@ -108,18 +115,57 @@ def sample_grid(
     matrix: NDArray[np.float64],
     offset: NDArray[np.float64],
     shape_kji: tuple[int, int, int],
-    padding_hu: int,
-) -> NDArray[np.int16]:
-    """int16 HU of `shape_kji`, sampled at source indices matrix @ (k, j, i) + offset; outside: padding_hu."""
+    padding_hu: float,
+    *,
+    out: NDArray[np.int16] | NDArray[np.float32] | None = None,
+) -> NDArray[Any]:
+    """HU of `shape_kji`, sampled at source indices matrix @ (k, j, i) + offset; outside: padding_hu.
+
+    out: filled and returned where given; int16 is rounded to the nearest integer, float32 is not rounded. Memory that
+    was used before is filled several times faster than memory the system has yet to find.
+    """
+    if out is None:
+        out = np.empty(shape_kji, dtype=np.int16)
+    elif out.shape != shape_kji or out.dtype not in (np.int16, np.float32):
+        raise GeometryError(f"the output is int16 or float32 of shape {shape_kji}")
+    rounded = out.dtype == np.int16
     order = _parallel_axes(matrix, shape_kji)
-    if order is not None:
-        planes = _separable(hu.transpose(order), matrix[order, range(3)], offset[list(order)], shape_kji, padding_hu)
-    else:
-        planes = _oblique(hu, matrix, offset, shape_kji, padding_hu)
-    out = np.empty(shape_kji, dtype=np.int16)
-    for k, plane in enumerate(planes):
-        out[k] = np.rint(plane)
+    if order is None:
+        _in_slabs(fill_oblique, (hu, matrix, offset, EDGE_TOLERANCE_VOXELS, float(padding_hu), rounded, out), shape_kji)
+        return out
+    source = hu.transpose(order)
+    axes = [
+        _weights(*axis)
+        for axis in zip(matrix[order, range(3)], offset[list(order)], shape_kji, source.shape, strict=True)
+    ]
+    (lower_k, weight_k, inside_k), (lower_j, weight_j, inside_j), (lower_i, weight_i, inside_i) = axes
+    samples = np.flatnonzero(inside_i)
+    first_i, last_i = (int(samples[0]), int(samples[-1]) + 1) if len(samples) else (0, 0)
+    tables = (
+        lower_k,
+        weight_k,
+        lower_j,
+        weight_j,
+        lower_i.astype(np.uint32),
+        weight_i,
+        inside_k,
+        inside_j,
+        first_i,
+        last_i,
+    )
+    _in_slabs(fill_parallel, (source, *tables, float(padding_hu), rounded, out), shape_kji)
     return out
+
+
+def _in_slabs(fill: Callable[..., None], arguments: tuple[Any, ...], shape_kji: tuple[int, int, int]) -> None:
+    """Fill slabs of slices side by side; small outputs are not worth a thread."""
+    threads = min(os.cpu_count() or 1, _MAX_THREADS, shape_kji[0])
+    if threads == 1 or math.prod(shape_kji) < _THREAD_FROM_VOXELS:
+        fill(*arguments, 0, shape_kji[0])
+        return
+    bounds = np.linspace(0, shape_kji[0], threads + 1).astype(int).tolist()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda slab: fill(*arguments, *slab), pairwise(bounds)))
 
 
 def index_map(volume: CTVolume, affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -174,42 +220,6 @@ def _parallel_axes(matrix: NDArray[np.float64], shape_kji: tuple[int, int, int])
     return order if float(drift.max()) < _PARALLEL_VOXELS else None
 
 
-def _separable(
-    hu: NDArray[np.int16] | NDArray[np.float32],
-    scale: NDArray[np.float64],
-    offset: NDArray[np.float64],
-    shape_kji: tuple[int, int, int],
-    padding_hu: int,
-) -> Iterator[NDArray[np.float32]]:
-    """Output planes (j, i), one axis at a time; every source slice is resampled in its plane at most once."""
-    lower, weight, inside = zip(
-        *(_weights(*axis) for axis in zip(scale, offset, shape_kji, hu.shape, strict=True)), strict=True
-    )
-    upper = [np.minimum(index + 1, size - 1) for index, size in zip(lower, hu.shape, strict=True)]
-    outside_plane = ~(inside[1][:, None] & inside[2][None, :])
-    kept: dict[int, NDArray[np.float32]] = {}
-
-    def in_plane(k: int) -> NDArray[np.float32]:
-        if k not in kept:
-            rows = hu[k][lower[1]].astype(np.float32)
-            rows += (hu[k][upper[1]] - rows) * weight[1][:, None]
-            left = rows[:, lower[2]]
-            kept[k] = left + (rows[:, upper[2]] - left) * weight[2]
-        return kept[k]
-
-    for k in range(shape_kji[0]):
-        if not inside[0][k]:
-            yield np.full(shape_kji[1:], padding_hu, dtype=np.float32)
-            continue
-        low, high = int(lower[0][k]), int(upper[0][k])
-        for stale in set(kept) - {low, high}:
-            del kept[stale]
-        below = in_plane(low)
-        plane = below + (in_plane(high) - below) * weight[0][k] if weight[0][k] else below.copy()
-        plane[outside_plane] = padding_hu
-        yield plane
-
-
 def _weights(
     scale: float, offset: float, n_new: int, n_source: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.bool_]]:
@@ -225,21 +235,3 @@ def is_inside(position_voxels: NDArray[np.floating], n_source: int) -> NDArray[n
     """Whether index positions along one axis lie in the field of view of `n_source` voxels."""
     low, high = -0.5 - EDGE_TOLERANCE_VOXELS, n_source - 0.5 + EDGE_TOLERANCE_VOXELS
     return np.asarray((position_voxels >= low) & (position_voxels <= high))
-
-
-def _oblique(
-    hu: NDArray[np.int16] | NDArray[np.float32],
-    matrix: NDArray[np.float64],
-    offset: NDArray[np.float64],
-    shape_kji: tuple[int, int, int],
-    padding_hu: int,
-) -> Iterator[NDArray[np.float32]]:
-    """Output planes (j, i) for grids at any angle."""
-    in_plane_kji = np.moveaxis(np.indices(shape_kji[1:], dtype=np.float64), 0, -1) @ matrix[:, 1:].T
-    plane = np.empty(shape_kji[1:], dtype=np.float32)
-    for k in range(shape_kji[0]):
-        origin = offset + matrix[:, 0] * k
-        ndimage.map_coordinates(hu, np.moveaxis(in_plane_kji + origin, -1, 0), plane, order=1, mode="nearest")
-        for axis in range(3):
-            plane[~is_inside(in_plane_kji[..., axis] + origin[axis], hu.shape[axis])] = padding_hu
-        yield plane
