@@ -48,7 +48,7 @@ bench: setup
 UV_COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 lock: setup
-	$(UV_COMPILE) --upgrade pyproject.toml --extra test -o requirements.lock
+	$(UV_COMPILE) --upgrade pyproject.toml --extra test --extra fetch --extra openvino -o requirements.lock
 	echo uv | $(UV_COMPILE) --upgrade --no-annotate - -o requirements-bootstrap.txt
 
 clean:
