@@ -10,6 +10,7 @@ class ReasonCode(StrEnum):
 
     NOT_DICOM = "not_dicom"
     UNREADABLE = "unreadable"
+    INCOMPLETE_SOURCE = "incomplete_source"
     NOT_CT = "not_ct"
     NOT_AN_IMAGE = "not_an_image"
     LOCALIZER = "localizer"
@@ -20,7 +21,9 @@ class ReasonCode(StrEnum):
     MIXED_SPACING = "mixed_spacing"
     MIXED_FRAME_OF_REFERENCE = "mixed_frame_of_reference"
     MISSING_SLICES = "missing_slices"
+    SLICES_INTERPOLATED = "slices_interpolated"
     IRREGULAR_SPACING = "irregular_spacing"
+    UNEVEN_POSITIONS = "uneven_positions"
     DUPLICATE_SLICES = "duplicate_slices"
     CONFLICTING_DUPLICATES = "conflicting_duplicates"
     MULTIPLE_ACQUISITIONS = "multiple_acquisitions"
@@ -31,11 +34,13 @@ class ReasonCode(StrEnum):
     IMPLAUSIBLE_HU = "implausible_hu"
     PIXEL_DECODE_FAILED = "pixel_decode_failed"
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
+    WRONG_TRANSFER_SYNTAX = "wrong_transfer_syntax"
     UNSUPPORTED_MULTIFRAME = "unsupported_multiframe"
     LOSSY_COMPRESSION = "lossy_compression"
     PADDING_REPLACED = "padding_replaced"
     HU_OUT_OF_RANGE = "hu_out_of_range"
     BURNED_IN_ANNOTATION = "burned_in_annotation"
+    BURNED_IN_BLANKED = "burned_in_blanked"
     UNSAFE_ARCHIVE_MEMBER = "unsafe_archive_member"
     LOW_DISK_SPACE = "low_disk_space"
     ANNOTATION_UNMATCHED = "annotation_unmatched"
@@ -57,6 +62,10 @@ class ReasonCode(StrEnum):
 _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
     ReasonCode.NOT_DICOM: ("The file is not DICOM.", "Nothing, unless it should have been an image."),
     ReasonCode.UNREADABLE: ("The header or the file cannot be read to its end.", "Fetch the file again."),
+    ReasonCode.INCOMPLETE_SOURCE: (
+        "DICOM files that cannot be read lie beside the series; slices at its ends may be missing.",
+        "Fetch the files again.",
+    ),
     ReasonCode.NOT_CT: ("The modality is not CT.", "Nothing; only CT is taken."),
     ReasonCode.NOT_AN_IMAGE: ("The object holds no CT pixels (a report, a key object, a directory).", "Nothing."),
     ReasonCode.LOCALIZER: ("The image is a localizer (scout).", "Nothing; the axial series is taken."),
@@ -73,18 +82,29 @@ _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
         "Send the parts as series.",
     ),
     ReasonCode.MISSING_SLICES: ("Slices are missing between others.", "Fetch the whole series again."),
+    ReasonCode.SLICES_INTERPOLATED: (
+        "Missing slices were interpolated between their neighbours, as the policy allows.",
+        "Fetch the whole series again; do not measure in the slices named.",
+    ),
     ReasonCode.IRREGULAR_SPACING: ("The distance between slices changes.", "Send the parts as series."),
+    ReasonCode.UNEVEN_POSITIONS: (
+        "Slices lie a little beside the even grid that the volume places them on.",
+        "Nothing, unless the figures matter to you.",
+    ),
     ReasonCode.DUPLICATE_SLICES: ("The same slice was there more than once; one was kept.", "Nothing."),
     ReasonCode.CONFLICTING_DUPLICATES: (
-        "Two different slices claim the same position.",
+        "Two different slices claim the same position, or the same SOP Instance UID.",
         "Send the acquisitions as separate series.",
     ),
     ReasonCode.MULTIPLE_ACQUISITIONS: (
-        "One series held several acquisitions; they were split.",
+        "One series held several acquisitions or reconstructions; the findings say which part this is.",
         "Check that each part is the one you meant.",
     ),
     ReasonCode.TOO_FEW_SLICES: ("Too few slices to make a volume.", "Send the whole series."),
-    ReasonCode.GANTRY_TILT: ("The gantry was tilted; the affine carries the shear.", "Nothing."),
+    ReasonCode.GANTRY_TILT: (
+        "The gantry was tilted; by policy the affine carries the shear, the volume was resampled, or is refused.",
+        "Nothing, or choose another policy for tilt.",
+    ),
     ReasonCode.NO_RESCALE: ("No rescale slope and intercept, so no HU.", "Export the series again."),
     ReasonCode.RESCALE_TYPE_NOT_HU: ("The rescaled values are not HU.", "Send the HU reconstruction."),
     ReasonCode.IMPLAUSIBLE_HU: (
@@ -96,6 +116,10 @@ _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
         "No decoder for this transfer syntax.",
         "Transcode to Explicit VR Little Endian.",
     ),
+    ReasonCode.WRONG_TRANSFER_SYNTAX: (
+        "The header names another transfer syntax than the one the data are in; they were read as what they are.",
+        "Correct the sender.",
+    ),
     ReasonCode.UNSUPPORTED_MULTIFRAME: (
         "Multi-frame objects of this kind are not taken.",
         "Send the series as single-frame CT images.",
@@ -104,8 +128,12 @@ _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
     ReasonCode.PADDING_REPLACED: ("Pixels outside the field of view were set to a stated value.", "Nothing."),
     ReasonCode.HU_OUT_OF_RANGE: ("Values beyond int16 were clipped.", "Check the reconstruction."),
     ReasonCode.BURNED_IN_ANNOTATION: (
-        "The header says that text is burned into the pixels.",
+        "Text is burned into the pixels, by the header or by the rules of known scanners.",
         "Send the image without burned-in text.",
+    ),
+    ReasonCode.BURNED_IN_BLANKED: (
+        "Regions of the image where text is or may be burned in were set to the padding value.",
+        "Nothing, unless the regions hold anatomy.",
     ),
     ReasonCode.UNSAFE_ARCHIVE_MEMBER: (
         "An archive member leaves its folder, is a link or is far too large.",
