@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import SimpleITK
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from data_contracts.errors import GeometryError
 from data_contracts.volume import PADDING_HU, CTVolume
-from pipeline.imaging.resample import antialias_sigma_voxels, patient_grid, resample, resample_onto
+from pipeline.imaging.grids import patient_grid
+from pipeline.imaging.resample import antialias_sigma_voxels, resample, resample_onto, sample_volume
 
 RNG = np.random.default_rng(0)
 
@@ -159,3 +161,110 @@ def test_a_volume_of_one_slice_is_resampled():
 def test_an_impossible_spacing_is_refused(spacing_mm):
     with pytest.raises(GeometryError):
         resample(noise_volume(AXIAL), spacing_mm)
+
+
+@pytest.mark.parametrize("columns", [AXIAL, OBLIQUE, SHEARED], ids=["axial", "oblique", "sheared"])
+def test_float_output_equals_simpleitk_without_rounding_and_int16_is_its_rounding(columns):
+    volume = noise_volume(columns)
+    if columns is SHEARED:  # SimpleITK knows no shear: a ramp stands in
+        ramp = np.moveaxis(np.indices(volume.shape_kji), 0, -1) @ np.array([5.0, -3.0, 2.0])
+        volume = CTVolume(ramp.astype(np.int16), volume.affine)
+    affine, shape_kji = patient_grid(volume, 0.9)
+    exact = np.empty(shape_kji, np.float32)
+    sample_volume(volume, affine, exact)
+    rounded = resample(volume, 0.9)
+    assert np.abs(exact - rounded.hu).max() <= 0.5
+    if columns is not SHEARED:
+        inner = exact != PADDING_HU
+        assert np.abs(by_simpleitk(volume, rounded) - exact)[inner].max() < 0.02
+        return
+    kji = volume.to_kji(rounded.to_lps_mm(np.moveaxis(np.indices(shape_kji), 0, -1)))
+    inner = ((kji >= 0) & (kji <= np.array(volume.shape_kji) - 1)).all(axis=-1)
+    assert np.abs(exact - kji @ np.array([5.0, -3.0, 2.0]))[inner].max() < 0.01
+
+
+def test_memory_that_is_given_is_filled_and_nothing_of_the_volume_before_shines_through():
+    first, second = noise_volume(AXIAL), noise_volume(OBLIQUE)
+    affine, shape_kji = patient_grid(first, 1.0)
+    memory = np.full(shape_kji, 12345, np.int16)
+    again = resample(first, 1.0, out=memory)
+    assert again.hu is memory
+    assert np.array_equal(memory, resample(first, 1.0).hu)
+    other = resample_onto(second, affine, shape_kji, out=memory)
+    assert np.array_equal(other.hu, resample_onto(second, affine, shape_kji).hu)
+
+
+def test_memory_of_another_kind_or_shape_is_refused():
+    volume = noise_volume(AXIAL)
+    with pytest.raises(GeometryError):
+        sample_volume(volume, np.eye(4), np.empty((2, 3, 4), np.int32))
+    with pytest.raises(GeometryError):
+        resample_onto(volume, np.eye(4), (2, 3, 4), out=np.empty((2, 3, 5), np.int16))
+
+
+@pytest.mark.parametrize("orientation", ["SPL", "LPS", "RAI", "ARS", "ILA"])
+def test_every_orientation_holds_the_same_patient(orientation):
+    volume = noise_volume(OBLIQUE)
+    plain = resample(volume, (1.5, 1.5, 1.5))
+    turned = resample(volume, (1.5, 1.5, 1.5), orientation=orientation)
+    signs = {"L": (2, 1), "R": (2, -1), "P": (1, 1), "A": (1, -1), "S": (0, 1), "I": (0, -1)}
+    axes = [signs[letter][0] for letter in orientation]
+    assert turned.shape_kji == tuple(plain.shape_kji[axis] for axis in axes)
+    middle_kji = np.array([3.0, 4.0, 5.0])
+    step = turned.affine[:3, :3] @ np.eye(3)
+    assert np.allclose(np.abs(step).max(axis=0), 1.5)
+    for column, letter in zip(step.T, orientation, strict=True):
+        assert column[{"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}[letter]] * signs[letter][1] > 0
+    point_mm = turned.to_lps_mm(middle_kji)
+    theirs = by_simpleitk(volume, CTVolume(np.zeros((1, 1, 1), np.int16), _moved(turned.affine, point_mm)))
+    assert abs(float(theirs[0, 0, 0]) - int(turned.hu[3, 4, 5])) <= 0.5 + 1e-3
+
+
+def _moved(affine: NDArray, origin_mm: NDArray) -> NDArray:
+    moved = np.eye(4)
+    # a right-handed frame, which SimpleITK asks for; one voxel has no orientation
+    moved[:3, :3] = np.eye(3)[::-1]
+    moved[:3, 3] = origin_mm
+    return moved
+
+
+@pytest.mark.parametrize("orientation", ["SPX", "SSL", "SP", ""])
+def test_an_orientation_that_does_not_name_three_axes_is_refused(orientation):
+    with pytest.raises(GeometryError):
+        resample(noise_volume(AXIAL), 1.0, orientation=orientation)
+
+
+def test_the_field_of_view_convention_is_that_of_opencv_and_not_the_other_one():
+    hu = RNG.integers(-1000, 1000, (6, 40, 50), dtype=np.int16)
+    volume = CTVolume(hu, affine_of([[0, 0, 2.0], [0, 0.5, 0], [0.5, 0, 0]]))
+    by_edges = resample(volume, (2.0, 1.0, 1.0), convention="field-of-view")
+    theirs = np.stack([cv2.resize(plane.astype(np.float32), (25, 20), interpolation=cv2.INTER_LINEAR) for plane in hu])
+    assert by_edges.shape_kji == theirs.shape
+    assert np.abs(by_edges.hu - theirs).max() <= 0.5 + 1e-3
+    outer_edge_mm = by_edges.to_lps_mm(np.full(3, -0.5))
+    assert np.allclose(outer_edge_mm, volume.to_lps_mm(np.full(3, -0.5)))
+    by_centres = resample(volume, (2.0, 1.0, 1.0))
+    assert np.allclose(by_centres.affine[:3, 3], volume.affine[:3, 3])
+    assert np.abs(by_centres.hu.astype(int) - by_edges.hu).max() > 100
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    columns=st.lists(st.lists(st.floats(-2, 2), min_size=3, max_size=3), min_size=3, max_size=3),
+    kji=st.tuples(*[st.floats(0, 8)] * 3),
+    spacing_mm=st.floats(0.5, 3.0),
+    convention=st.sampled_from(["voxel-centre", "field-of-view"]),
+)
+def test_a_point_comes_back_through_volume_grid_and_patient_within_a_hundredth_of_a_millimetre(
+    columns, kji, spacing_mm, convention
+):
+    affine = affine_of(columns, (-150.0, 80.0, -1200.0))
+    affine[:3, :3] += 3 * np.eye(3)[::-1]
+    assume(np.linalg.cond(affine[:3, :3]) <= 20)
+    volume = CTVolume(np.zeros((9, 10, 11), np.int16), affine)
+    grid_affine, shape_kji = patient_grid(volume, spacing_mm, convention=convention)
+    grid = CTVolume(np.zeros(shape_kji, np.int16), grid_affine)
+    point_mm = volume.to_lps_mm(np.array(kji))
+    back = volume.to_kji(grid.to_lps_mm(grid.to_kji(point_mm)))
+    assert np.abs(volume.to_lps_mm(back) - point_mm).max() < 0.01
+    assert grid.contains(point_mm)

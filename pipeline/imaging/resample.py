@@ -1,11 +1,8 @@
-"""Trilinear resampling of int16 HU volumes onto another grid.
+"""Trilinear resampling of int16 HU volumes onto another grid, any affine onto any affine.
 
-Convention: *voxel-0 centre*. The centre of voxel (0, 0, 0) of the new grid lies exactly on the centre of the
-source's corner voxel (the one with the smallest x, y and z in LPS), and positions always mean voxel centres. The
-other convention in use, *field of view* (outer edges aligned; cv2.resize, torch interpolate), is used nowhere.
-
-A sample up to half a voxel beyond the outermost centres still lies in the scanned field and takes the value of the
-edge, as in ITK; a sample beyond that takes the padding value.
+Positions always mean voxel centres; `pipeline.imaging.grids` says where the new centres lie. A sample up to half a
+voxel beyond the outermost centres still lies in the scanned field and takes the value of the edge, as in ITK; a sample
+beyond that takes the padding value.
 """
 
 from __future__ import annotations
@@ -23,14 +20,11 @@ from scipy import ndimage
 
 from data_contracts.errors import GeometryError
 from data_contracts.volume import PADDING_HU, CTVolume
+from pipeline.imaging.grids import EDGE_TOLERANCE_VOXELS, Convention, patient_grid
 from pipeline.imaging.kernels import fill_oblique, fill_parallel
 
-#: A grid of more voxels is a wrong spacing, not a chest: 4 GiB of int16.
-_MAX_VOXELS = 2**31
 #: Axes count as parallel when they drift apart by less than this over the whole grid.
 _PARALLEL_VOXELS = 1e-5
-#: Index tolerance for rounding noise at the border of the field of view.
-EDGE_TOLERANCE_VOXELS = 1e-6
 #: FWHM of a Gaussian in standard deviations.
 _FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 _TRUNCATE_SIGMAS = 4.0
@@ -42,8 +36,11 @@ def resample(
     volume: CTVolume,
     spacing_mm: float | tuple[float, float, float] = 1.0,
     *,
+    orientation: str = "SPL",
+    convention: Convention = "voxel-centre",
     antialias: bool = False,
     padding_hu: int = PADDING_HU,
+    out: NDArray[np.int16] | None = None,
 ) -> CTVolume:
     """The volume on an orthogonal grid along the patient's axes: k to superior, j to posterior, i to left.
 
@@ -51,40 +48,18 @@ def resample(
     ----------
     volume: any grid, also permuted, flipped, oblique or sheared.
     spacing_mm: new distance between voxel centres; one figure, or (k, j, i) = along z, y, x.
+    orientation: where k, j and i grow to, a letter each (see `pipeline.imaging.grids.patient_grid`).
+    convention: where the first new voxel lies (see there).
     antialias: smooth before sampling along the axes that shrink (see `antialias_sigma_voxels`).
     padding_hu: value outside the source grid.
+    out: the new volume's array, where one of that shape is at hand from the volume before.
 
     Raises
     ------
-    GeometryError: the spacing is not positive, or the grid would be absurdly large.
+    GeometryError: the spacing is not positive, the grid would be absurdly large, or there is no such orientation.
     """
-    affine, shape_kji = patient_grid(volume, spacing_mm)
-    return resample_onto(volume, affine, shape_kji, antialias=antialias, padding_hu=padding_hu)
-
-
-def patient_grid(
-    volume: CTVolume, spacing_mm: float | tuple[float, float, float]
-) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
-    """Affine (4, 4), (k, j, i, 1) to LPS mm, and shape (k, j, i) of the patient-oriented grid that covers a volume.
-
-    The first voxel centre is the smallest x, y and z of all source voxel centres; the last sample lies within the
-    source's field of view (half a voxel beyond its last centres).
-    """
-    spacing = np.broadcast_to(np.asarray(spacing_mm, dtype=np.float64), (3,))
-    if not (np.isfinite(spacing).all() and (spacing > 0).all()):
-        raise GeometryError("the spacing of a grid is a positive number of mm")
-    step_xyz = volume.affine[:3, :3]
-    last = np.array(volume.shape_kji, dtype=np.float64) - 1.0
-    reach = step_xyz * last
-    first_xyz = volume.affine[:3, 3] + np.minimum(reach, 0.0).sum(axis=1)
-    extent_xyz = np.abs(reach).sum(axis=1) + 0.5 * np.abs(step_xyz).sum(axis=1)
-    n_kji = np.floor(extent_xyz[::-1] / spacing + EDGE_TOLERANCE_VOXELS) + 1
-    if float(np.prod(n_kji)) > _MAX_VOXELS:
-        raise GeometryError("the new grid would have more than 2^31 voxels", todo="Use a larger spacing.")
-    affine = np.eye(4)
-    affine[:3, :3] = np.diag(spacing)[::-1]
-    affine[:3, 3] = first_xyz
-    return affine, (int(n_kji[0]), int(n_kji[1]), int(n_kji[2]))
+    affine, shape_kji = patient_grid(volume, spacing_mm, orientation=orientation, convention=convention)
+    return resample_onto(volume, affine, shape_kji, antialias=antialias, padding_hu=padding_hu, out=out)
 
 
 def resample_onto(
@@ -94,6 +69,7 @@ def resample_onto(
     *,
     antialias: bool = False,
     padding_hu: int = PADDING_HU,
+    out: NDArray[np.int16] | None = None,
 ) -> CTVolume:
     """The volume sampled at every voxel centre of the grid (affine, shape_kji), trilinear, rounded to int16.
 
@@ -102,12 +78,27 @@ def resample_onto(
     affine: float64 (4, 4), (k, j, i, 1) of the new grid to LPS mm; any orientation, sheared or not.
     shape_kji: number of voxels along k, j, i of the new grid.
     """
+    out = np.empty(shape_kji, dtype=np.int16) if out is None else out
+    if out.shape != shape_kji or out.dtype != np.int16:
+        raise GeometryError(f"the output is int16 of shape {shape_kji}")
+    sample_volume(volume, affine, out, antialias=antialias, padding_hu=padding_hu)
+    return CTVolume(hu=out, affine=affine.astype(np.float64), frame_of_reference_key=volume.frame_of_reference_key)
+
+
+def sample_volume(
+    volume: CTVolume,
+    affine: NDArray[np.float64],
+    out: NDArray[np.int16] | NDArray[np.float32],
+    *,
+    antialias: bool = False,
+    padding_hu: float = PADDING_HU,
+) -> None:
+    """Fill `out` (k, j, i), int16 or float32, with HU at the voxel centres that `affine` gives it in LPS mm."""
     matrix, offset = index_map(volume, affine)
     hu: NDArray[np.int16] | NDArray[np.float32] = volume.hu
     if antialias:
         hu = smooth(hu, antialias_sigma_voxels(volume.affine, affine[:3, :3]))
-    out = sample_grid(hu, matrix, offset, shape_kji, padding_hu)
-    return CTVolume(hu=out, affine=affine.astype(np.float64), frame_of_reference_key=volume.frame_of_reference_key)
+    sample_grid(hu, matrix, offset, (out.shape[0], out.shape[1], out.shape[2]), padding_hu, out=out)
 
 
 def sample_grid(
