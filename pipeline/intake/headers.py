@@ -17,6 +17,7 @@ _PIXEL_DATA = 0x7FE00010
 # fmt: off
 _KEYWORDS = [
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "AcquisitionTime",
+    "AcquisitionDateTime", "ContentTime",
     "Modality", "Manufacturer", "ManufacturerModelName", "PatientName", "PatientID", "IssuerOfPatientID",
     "OtherPatientIDs", "OtherPatientNames", "PatientSex", "PatientAge", "AccessionNumber", "ContrastBolusAgent",
     "SliceThickness", "KVP", "Exposure", "ConvolutionKernel", "StudyInstanceUID", "SeriesInstanceUID",
@@ -24,7 +25,9 @@ _KEYWORDS = [
     "FrameOfReferenceUID", "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
     "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "BurnedInAnnotation", "RescaleIntercept", "RescaleSlope", "RescaleType",
-    "LossyImageCompression", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "InstanceNumber",
+    "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]
 # fmt: on
 
@@ -39,6 +42,8 @@ class SliceHeader:
     position, orientation, pixel_spacing: ImagePositionPatient (LPS mm), ImageOrientationPatient, (row, column) mm.
     pixel_offset, pixel_length: where the value of native pixel data starts in the file and its length in bytes; offset
     is -1 where the file must be parsed again (deflated) and None where there are no pixels.
+    acquisition_time, content_time, instance_number: tell acquisitions under one UID apart; nothing is sorted by them.
+    concatenation: UID of the concatenation that a multi-frame object is a part of, its number and how many there are.
     """
 
     path: Path = field(repr=False)
@@ -87,6 +92,12 @@ class SliceHeader:
     pixel_offset: int | None = None
     pixel_length: int = 0
     frames: tuple[FrameFacts, ...] = ()
+    acquisition_time: str = field(default="", repr=False)
+    content_time: str = field(default="", repr=False)
+    instance_number: int | None = None
+    lossy_method: str = ""
+    lossy_ratio: float | None = None
+    concatenation: tuple[str, str, str] = field(default=("", "", ""), repr=False)
 
 
 def read_header(path: Path, relative: str) -> SliceHeader | None:
@@ -183,4 +194,22 @@ def _facts(
         pixel_offset=offset,
         pixel_length=length,
         frames=read_frames(dataset, n_frames),
+        acquisition_time=text_of(dataset, "AcquisitionDateTime") or text_of(dataset, "AcquisitionTime"),
+        content_time=text_of(dataset, "ContentTime"),
+        instance_number=int(number) if (number := number_of(dataset, "InstanceNumber")) is not None else None,
+        lossy_method="/".join(texts_of(dataset, "LossyImageCompressionMethod")),
+        lossy_ratio=max(_ratios(dataset), default=None),
+        concatenation=(
+            text_of(dataset, "ConcatenationUID"),
+            text_of(dataset, "InConcatenationNumber"),
+            text_of(dataset, "InConcatenationTotalNumber"),
+        ),
     )
+
+
+def _ratios(dataset: Dataset) -> list[float]:
+    """LossyImageCompressionRatio of each compression that the pixels went through, as far as they are numbers."""
+    try:
+        return [float(text) for text in texts_of(dataset, "LossyImageCompressionRatio")]
+    except ValueError:
+        return []
