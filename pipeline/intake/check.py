@@ -2,50 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-
-import numpy as np
 
 from data_contracts.errors import DecodeError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
-from data_contracts.series import QualityFinding
-from pipeline.intake.codecs import read_stored
-from pipeline.intake.geometry import (
-    SAME_PLACE_MM,
-    Grid,
-    Refusal,
-    fit_grid,
-    has_geometry,
-    normal_of,
-    same_plane_grid,
-    sort_along_normal,
-)
+from pipeline.intake.duplicates import PixelDigests, copies_note, same_place, same_uid, without_copies
+from pipeline.intake.geometry import Grid, Note, Refusal, fit_grid, lacking_geometry, sort_along_normal
 from pipeline.intake.headers import SliceHeader
+from pipeline.intake.parting import (
+    Groups,
+    Parting,
+    by_attribute,
+    by_time,
+    partings,
+    picture_goes_on,
+    takes_turns,
+    tells_reconstructions,
+)
+from pipeline.intake.plane_grids import by_direction, by_plane_grid, is_one_stack, mixed
 
 #: a tilt below this many mm over the whole volume is rounding
 _LEAST_DRIFT_MM = 0.1
+#: a slice further than this from its place on the grid is worth a finding
+_UNEVEN_MM = 0.05
 
 
 @dataclass(frozen=True)
 class Part:
-    """Slices of one volume in order of k, their grid, and what was found on the way."""
+    """Slices of one volume in order of k, their grid, and what was found on the way.
+
+    Where `grid.missing` names places, the slices are those of the other places.
+    """
 
     slices: tuple[SliceHeader, ...]
     grid: Grid
-    findings: tuple[QualityFinding, ...] = ()
-
-
-#: what tells two acquisitions or reconstructions under one UID apart, in the order it is tried
-_TELLING: tuple[Callable[[SliceHeader], Hashable], ...] = (
-    lambda header: header.acquisition[0],
-    lambda header: header.acquisition[1],
-    lambda header: header.kernel,
-    lambda header: header.slice_thickness_mm,
-    lambda header: header.image_type,
-)
+    notes: tuple[Note, ...] = ()
 
 
 def make_parts(planes: Sequence[SliceHeader], params: IngestParams) -> list[Part | Refusal]:
@@ -54,121 +47,163 @@ def make_parts(planes: Sequence[SliceHeader], params: IngestParams) -> list[Part
     A series is never stretched, mixed or interleaved: what does not fit is split where every part is whole,
     and refused where not.
     """
-    without = [plane for plane in planes if not has_geometry(plane)]
-    if without:
-        detail = f"{len(without)} of {len(planes)} slices without position, orientation or pixel spacing"
+    if without := lacking_geometry(planes):
+        detail = (
+            f"{len(without)} of {len(planes)} slices without position, orientation or pixel spacing that make sense"
+        )
         return [Refusal(ReasonCode.MISSING_GEOMETRY, detail, tuple(without))]
-
-    clusters = _by_plane_grid(planes)
-    largest = max(clusters, key=len)
-    outcome: list[Part | Refusal] = []
-    for cluster in [cluster for cluster in clusters if _is_scout(cluster, largest)]:
-        clusters.remove(cluster)
-        outcome.append(Refusal(ReasonCode.LOCALIZER, "a single image across the others", tuple(cluster)))
-    small = [cluster for cluster in clusters if len(cluster) < params.min_slices]
-    if len(clusters) > 1 and small:
-        reason = same_plane_grid(largest[0], small[0][0]) or ReasonCode.MIXED_ORIENTATION
-        odd = sum(len(cluster) for cluster in clusters if cluster is not largest)
-        detail = f"{odd} of {len(planes)} slices differ from the others"
-        return [*outcome, Refusal(reason, detail, tuple(small[0]))]
-    volumes = [part for cluster in clusters for part in _volumes(cluster, params)]
-    if len(volumes) > 1:
-        note = QualityFinding(code=ReasonCode.MULTIPLE_ACQUISITIONS, detail=f"one of {len(volumes)} parts of a series")
-        volumes = [
-            replace(part, findings=(*part.findings, note)) if isinstance(part, Part) else part for part in volumes
-        ]
-    return [*outcome, *volumes]
-
-
-def _by_plane_grid(planes: Sequence[SliceHeader]) -> list[list[SliceHeader]]:
-    clusters: list[list[SliceHeader]] = []
-    for plane in planes:
-        for cluster in clusters:
-            if same_plane_grid(cluster[0], plane) is None:
-                cluster.append(plane)
-                break
-        else:
-            clusters.append([plane])
-    return clusters
-
-
-def _is_scout(cluster: list[SliceHeader], largest: list[SliceHeader]) -> bool:
-    """A lone image at more than 45 degrees to a whole stack is a localizer that does not say so."""
-    if len(cluster) > 2 or len(largest) < 3:
-        return False
-    return abs(float(normal_of(cluster[0]) @ normal_of(largest[0]))) < 0.7
-
-
-def _volumes(cluster: list[SliceHeader], params: IngestParams) -> list[Part | Refusal]:
+    pixels = PixelDigests()
     try:
-        slices, dropped = _without_copies(sort_along_normal(cluster))
+        if shared := same_uid(planes, pixels):
+            return [shared]
     except DecodeError as error:
-        return [Refusal(ReasonCode.PIXEL_DECODE_FAILED, error.what, tuple(cluster))]
-    whole = _volume(slices, params)
-    if isinstance(whole, Refusal) or _interleaved(slices):
-        for telling in _TELLING:
-            parts = [_volume(group, params) for group in _groups(slices, telling)]
-            if len(parts) > 1 and all(isinstance(part, Part) for part in parts):
-                return [_note_copies(part, dropped) for part in parts]
-    return [_note_copies(whole, dropped)]
+        return [Refusal(ReasonCode.PIXEL_DECODE_FAILED, error.what, tuple(planes))]
+    main, *others = by_direction(by_plane_grid(planes))
+    outcome = _of_one_direction(main, params, pixels)
+    for family in others:
+        images = [header for group in family for header in group]
+        if len(images) <= 2 < len(main[0]):
+            detail = f"{len(images)} image(s) across the others, without saying what they are"
+            outcome.append(Refusal(ReasonCode.LOCALIZER, detail, tuple(images)))
+        else:
+            outcome += _of_one_direction(family, params, pixels)
+    parts = [index for index, part in enumerate(outcome) if isinstance(part, Part)]
+    for number, index in enumerate(parts, start=1):
+        if len(parts) > 1:
+            outcome[index] = _numbered(outcome[index], number, len(parts))
+    return outcome
 
 
-def _groups(slices: list[SliceHeader], telling: Callable[[SliceHeader], Hashable]) -> list[list[SliceHeader]]:
-    groups: dict[Hashable, list[SliceHeader]] = {}
-    for header in slices:
-        groups.setdefault(telling(header), []).append(header)
-    return list(groups.values())
+def _numbered(part: Part | Refusal, number: int, count: int) -> Part | Refusal:
+    """The part with a finding that it is one of several."""
+    if isinstance(part, Refusal):
+        return part
+    told = next((note.detail for note in part.notes if note.reason is ReasonCode.MULTIPLE_ACQUISITIONS), "")
+    detail = f"part {number} of {count} of one series" + (f", {told}" if told else ", told apart by their plane grids")
+    kept = [note for note in part.notes if note.reason is not ReasonCode.MULTIPLE_ACQUISITIONS]
+    return replace(part, notes=(*kept, Note(ReasonCode.MULTIPLE_ACQUISITIONS, detail)))
 
 
-def _interleaved(slices: list[SliceHeader]) -> bool:
-    """Whether two acquisitions take turns along the normal, as they do when one was repeated half a step away."""
-    numbers = [header.acquisition[0] for header in slices]
-    changes = sum(one != other for one, other in pairwise(numbers))
-    return len(set(numbers)) == 2 and changes > len(slices) // 2
+def _of_one_direction(groups: Groups, params: IngestParams, pixels: PixelDigests) -> list[Part | Refusal]:
+    """Volumes of slices that look the same way; groups differ in matrix, spacing, angle or frame of reference."""
+    if len(groups) == 1:
+        return _volumes(groups[0], params, pixels)
+    slices = sum(map(len, groups))
+    if len(groups[-1]) < params.min_slices or (is_one_stack(groups) and 4 * len(groups[-1]) < slices):
+        return [mixed(groups)]
+    volumes = [_volumes(group, params, pixels) for group in groups]
+    for group, made in zip(groups, volumes, strict=True):
+        failed = next((part for part in made if isinstance(part, Refusal)), None)
+        if failed is not None:
+            if is_one_stack(groups):
+                return [mixed(groups)]
+            first = group[0]
+            which = f"of {len(groups)} plane grids, the {len(group)} slices of {first.rows} x {first.columns} pixels"
+            return [replace(failed, detail=f"{which}: {failed.detail}")]
+    return [part for made in volumes for part in made]
 
 
-def _volume(slices: list[SliceHeader], params: IngestParams) -> Part | Refusal:
+def _volumes(cluster: list[SliceHeader], params: IngestParams, pixels: PixelDigests) -> list[Part | Refusal]:
+    """One volume of slices of one plane grid, or several where all of them are whole, or one refusal."""
+    slices = sort_along_normal(cluster)
+    whole = _volume(slices, params, pixels)
+    if isinstance(whole, Part):
+        return _parted_or_kept(whole, params, pixels)
+    if len(slices) < 2 * params.min_slices or whole.reason is ReasonCode.PIXEL_DECODE_FAILED:
+        return [whole]
+    best: tuple[int, Refusal] | None = None
+    for parting in partings(slices):
+        parts = _parts(parting, params, pixels)
+        failed = [part for part in parts if isinstance(part, Refusal)]
+        if not failed:
+            return parts
+        n_whole = len(parts) - len(failed)
+        if n_whole and (best is None or n_whole > best[0]):
+            number = parts.index(failed[0]) + 1
+            told = f"part {number} of {len(parts)}, {_told(parting)}"
+            detail = f"{told} ({len(parting.groups[number - 1])} slices): {failed[0].detail}"
+            best = n_whole, replace(failed[0], detail=f"{detail}; together: {whole.detail}")
+    if best is not None and whole.reason is not ReasonCode.MISSING_SLICES:
+        named = best[1].slices or whole.slices
+        return [replace(whole, detail=best[1].detail, slices=(*whole.slices, *named)[: 2 * len(named)])]
+    return [whole]
+
+
+def _parted_or_kept(whole: Part, params: IngestParams, pixels: PixelDigests) -> list[Part | Refusal]:
+    """A whole volume as it is, or in parts where its headers say that two stacks were pushed together."""
+    slices = whole.slices
+    notes = list(whole.notes)
+    candidates = by_attribute(slices)
+    if any(header.acquisition_time or header.content_time for header in slices):
+        candidates += [parting for count in (2, 3) for parting in by_time(slices, count)]
+    for parting in candidates:
+        turns = takes_turns(slices, parting.groups)
+        is_reconstruction = tells_reconstructions(parting.told_by)
+        if turns or is_reconstruction or parting.told_by in ("acquisition number", "temporal position"):
+            parts = _parts(parting, params, pixels)
+            can_part = not any(isinstance(part, Refusal) for part in parts)
+            if can_part and (turns or (len(parts) <= 4 and not picture_goes_on(parting.groups))):
+                return parts
+            if is_reconstruction or (can_part and len(parts) <= 4):
+                notes.append(_kept_together(slices, parting))
+    return [replace(whole, notes=tuple(notes))]
+
+
+def _kept_together(slices: Sequence[SliceHeader], parting: Parting) -> Note:
+    usual = max(parting.groups, key=len)
+    inside = {id(header) for header in usual}
+    odd = [header for header in slices if id(header) not in inside]
+    first = next(number for number, header in enumerate(slices, start=1) if id(header) not in inside)
+    detail = (
+        f"{parting.told_by} of {len(odd)} slices differs from the others, first of slice {first}; one even grid, kept"
+    )
+    return Note(ReasonCode.MULTIPLE_ACQUISITIONS, detail, tuple(odd))
+
+
+def _parts(parting: Parting, params: IngestParams, pixels: PixelDigests) -> list[Part | Refusal]:
+    """Each group as a volume of its own, with a finding of what told it from the others."""
+    made = [_volume(group, params, pixels) for group in parting.groups]
+    note = Note(ReasonCode.MULTIPLE_ACQUISITIONS, _told(parting))
+    return [replace(part, notes=(*part.notes, note)) if isinstance(part, Part) else part for part in made]
+
+
+def _told(parting: Parting) -> str:
+    return f"told apart by {parting.told_by}"
+
+
+def _volume(slices: list[SliceHeader], params: IngestParams, pixels: PixelDigests) -> Part | Refusal:
+    """Slices in order as one volume, copies left out."""
     if len(slices) < params.min_slices:
         detail = f"{len(slices)} slice(s), at least {params.min_slices} are needed"
         return Refusal(ReasonCode.TOO_FEW_SLICES, detail, tuple(slices))
-    heights = np.array([header.position for header in slices]) @ normal_of(slices[0])
-    same = np.flatnonzero(np.diff(heights) < SAME_PLACE_MM)
-    if len(same):
-        named = tuple(slices[index] for hit in same[:8] for index in (hit, hit + 1))
-        detail = f"{len(same)} place(s) hold two different slices, the first at slice {int(same[0]) + 1}"
-        return Refusal(ReasonCode.CONFLICTING_DUPLICATES, detail, named)
-    grid = fit_grid(slices, params.spacing_tolerance_mm)
+    try:
+        kept, dropped = without_copies(slices, pixels)
+    except DecodeError as error:
+        return Refusal(ReasonCode.PIXEL_DECODE_FAILED, error.what, tuple(slices))
+    if len(kept) < params.min_slices:
+        detail = f"{len(kept)} different slice(s), at least {params.min_slices} are needed"
+        return Refusal(ReasonCode.TOO_FEW_SLICES, detail, tuple(slices))
+    if conflict := same_place(kept):
+        return conflict
+    grid = fit_grid(kept, params.spacing_tolerance_mm, params.max_missing if params.missing == "interpolate" else 0)
     if isinstance(grid, Refusal):
         return grid
-    findings: tuple[QualityFinding, ...] = ()
+    tilted = f"{grid.tilt_deg:.2f} degrees, {grid.drift_mm:.1f} mm over the volume"
+    if grid.drift_mm > _LEAST_DRIFT_MM and params.tilt == "refuse":
+        return Refusal(ReasonCode.GANTRY_TILT, f"{tilted}; refused by policy", tuple(kept))
+    return Part(tuple(kept), grid, tuple(_notes(kept, dropped, grid, tilted, params)))
+
+
+def _notes(
+    kept: list[SliceHeader], dropped: list[SliceHeader], grid: Grid, tilted: str, params: IngestParams
+) -> list[Note]:
+    notes = []
     if grid.drift_mm > _LEAST_DRIFT_MM:
-        detail = f"{grid.tilt_deg:.2f} degrees, {grid.drift_mm:.1f} mm over the volume; the affine is sheared"
-        findings = (QualityFinding(code=ReasonCode.GANTRY_TILT, detail=detail),)
-    return Part(tuple(slices), grid, findings)
-
-
-def _note_copies(part: Part | Refusal, dropped: int) -> Part | Refusal:
-    if not dropped or isinstance(part, Refusal):
-        return part
-    note = QualityFinding(code=ReasonCode.DUPLICATE_SLICES, detail=f"{dropped} identical slice(s) dropped")
-    return replace(part, findings=(*part.findings, note))
-
-
-def _without_copies(slices: list[SliceHeader]) -> tuple[list[SliceHeader], int]:
-    """Slices in order without those that repeat another at the same place, value for value."""
-    normal = normal_of(slices[0])
-    kept: list[SliceHeader] = []
-    for header in slices:
-        place = float(np.dot(header.position or (), normal))
-        rivals = [other for other in kept[-8:] if place - float(np.dot(other.position or (), normal)) < SAME_PLACE_MM]
-        if not any(_same_slice(header, other) for other in rivals):
-            kept.append(header)
-    return kept, len(slices) - len(kept)
-
-
-def _same_slice(one: SliceHeader, other: SliceHeader) -> bool:
-    if (one.rescale_slope, one.rescale_intercept) != (other.rescale_slope, other.rescale_intercept):
-        return False
-    if not np.allclose(one.position or (), other.position or (), atol=SAME_PLACE_MM):
-        return False
-    return bool(np.array_equal(read_stored(one), read_stored(other)))
+        done = "resampled to an orthogonal grid" if params.tilt == "resample" else "the affine is sheared"
+        notes.append(Note(ReasonCode.GANTRY_TILT, f"{tilted}; {done}"))
+    if grid.worst_mm > _UNEVEN_MM:
+        detail = f"up to {grid.worst_mm:.3f} mm off an even grid, most at slice {grid.worst + 1} of {len(kept)}"
+        notes.append(Note(ReasonCode.UNEVEN_POSITIONS, detail, (kept[grid.worst],)))
+    if dropped:
+        notes.append(copies_note(dropped, kept))
+    return notes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from data_contracts.reasons import ReasonCode
 from pipeline.intake.headers import SliceHeader
 
-#: direction cosines differ by less than this on slices of one volume (0.03 degrees)
-ORIENTATION_TOLERANCE = 5e-4
-#: and pixel spacings by less than this fraction
-SPACING_TOLERANCE = 1e-4
 #: slices closer than this along the normal claim the same place, in mm
 SAME_PLACE_MM = 0.01
+#: a grid through the first and last slice is as good as a fitted one while no slice is further off it, in mm
+_EXACT_MM = 0.01
+#: most places that a refusal names
+MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -30,106 +30,179 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Note:
+    """What a user of an accepted volume must know; slices: those concerned, where not all are."""
+
+    reason: ReasonCode
+    detail: str
+    slices: tuple[SliceHeader, ...] = ()
+
+
+@dataclass(frozen=True)
 class Grid:
-    """affine: (k, j, i, 1) -> LPS mm, float64 (4, 4). tilt_deg: angle between slice step and normal."""
+    """A regular, possibly sheared grid through all slices of a volume.
+
+    affine: (k, j, i, 1) -> LPS mm, float64 (4, 4). n_slices: of the grid, missing ones counted.
+    tilt_deg, drift_mm: angle between slice step and normal, and how far it carries the last slice sideways.
+    worst_mm, worst: largest distance of a slice from its place on the grid, and which slice.
+    missing: k of places that no slice takes; empty unless asked for.
+    """
 
     affine: NDArray[np.float64]
+    n_slices: int
     tilt_deg: float
     drift_mm: float
+    worst_mm: float
+    worst: int
+    missing: tuple[int, ...] = ()
 
 
-def has_geometry(header: SliceHeader) -> bool:
-    """Whether position, orientation and spacing are there and make sense."""
-    if header.position is None or header.orientation is None or header.pixel_spacing is None:
-        return False
-    row, column = np.array(header.orientation[:3]), np.array(header.orientation[3:])
-    lengths = np.linalg.norm(row), np.linalg.norm(column)
-    return (
-        all(abs(length - 1) < 0.01 for length in lengths)
-        and abs(float(row @ column)) < 0.01
-        and all(0 < spacing < 100 for spacing in header.pixel_spacing)
-        and all(abs(value) < 1e5 for value in header.position)
+def lacking_geometry(headers: Sequence[SliceHeader]) -> list[SliceHeader]:
+    """Those whose position, orientation or pixel spacing is not there or makes no sense."""
+    stated = [
+        header
+        for header in headers
+        if header.position is not None and header.orientation is not None and header.pixel_spacing is not None
+    ]
+    if not stated:
+        return list(headers)
+    orientations = np.array([header.orientation for header in stated])
+    rows, columns = orientations[:, :3], orientations[:, 3:]
+    spacings = np.array([header.pixel_spacing for header in stated])
+    sound = (
+        (np.abs(np.linalg.norm(rows, axis=1) - 1) < 0.01)
+        & (np.abs(np.linalg.norm(columns, axis=1) - 1) < 0.01)
+        & (np.abs(np.einsum("na,na->n", rows, columns)) < 0.01)
+        & ((spacings > 0) & (spacings < 100)).all(axis=1)
+        & (np.abs(positions_of(stated)) < 1e5).all(axis=1)
     )
+    if len(stated) == len(headers) and sound.all():
+        return []
+    good = {id(header) for header, is_sound in zip(stated, sound, strict=True) if is_sound}
+    return [header for header in headers if id(header) not in good]
+
+
+def positions_of(slices: Iterable[SliceHeader]) -> NDArray[np.float64]:
+    """ImagePositionPatient of each slice, LPS mm, (n, 3); every slice must have one."""
+    return np.array([header.position for header in slices], dtype=np.float64)
 
 
 def normal_of(header: SliceHeader) -> NDArray[np.float64]:
     """Unit normal of the plane: row direction x column direction."""
-    row, column = np.array(header.orientation[:3]), np.array(header.orientation[3:])  # type: ignore[index]
-    normal = np.cross(row, column)
+    orientation = np.array(header.orientation)
+    normal = np.cross(orientation[:3], orientation[3:])
     return np.asarray(normal / np.linalg.norm(normal))
 
 
 def sort_along_normal(slices: Sequence[SliceHeader]) -> list[SliceHeader]:
-    """Slices in order of their position projected on the normal of the first; numbers in headers are not asked."""
-    normal = normal_of(slices[0])
-    return sorted(slices, key=lambda header: (float(np.dot(header.position, normal)), header.sop_instance_uid))  # type: ignore[arg-type]
+    """Slices in order of their position projected on the normal of one; numbers in headers are not asked.
 
-
-def same_plane_grid(first: SliceHeader, other: SliceHeader) -> ReasonCode | None:
-    """Why two slices cannot lie in one volume, whatever their positions."""
-    if (first.rows, first.columns) != (other.rows, other.columns):
-        return ReasonCode.MIXED_MATRIX
-    if not np.allclose(first.orientation or (), other.orientation or (), atol=ORIENTATION_TOLERANCE):
-        return ReasonCode.MIXED_ORIENTATION
-    if not np.allclose(first.pixel_spacing or (), other.pixel_spacing or (), rtol=SPACING_TOLERANCE, atol=0):
-        return ReasonCode.MIXED_SPACING
-    if first.frame_of_reference_uid != other.frame_of_reference_uid:
-        return ReasonCode.MIXED_FRAME_OF_REFERENCE
-    return None
-
-
-def fit_grid(slices: Sequence[SliceHeader], tolerance_mm: float) -> Grid | Refusal:
-    """The affine of slices in order, all at different places and of one plane grid.
-
-    Slices must lie on a line at equal steps: the step is (last - first) / (n - 1), and every position must be
-    within the tolerance of its place, so that a jitter of micrometres does not add up and a missing slice
-    is never stretched over. A step that is not along the normal is kept: it is the shear of a tilted gantry.
+    The order does not depend on that of the input.
     """
-    positions = np.array([header.position for header in slices], dtype=np.float64)
-    normal = normal_of(slices[0])
-    heights = positions @ normal
-    gaps = np.diff(heights)
-    step = (positions[-1] - positions[0]) / (len(slices) - 1)
-    spacing = float(step @ normal)
-    tolerance = min(tolerance_mm, 0.2 * float(np.median(gaps)))
+    normal = normal_of(min(slices, key=lambda header: (header.sop_instance_uid, header.frame)))
+    heights = np.round(positions_of(slices) @ normal, 6).tolist()
+    order = sorted(range(len(slices)), key=lambda n: (heights[n], slices[n].sop_instance_uid, slices[n].frame))
+    return [slices[index] for index in order]
 
-    off = positions - (positions[0] + np.arange(len(slices))[:, None] * step)
+
+def heights_of(slices: Sequence[SliceHeader]) -> NDArray[np.float64]:
+    """Position of each slice along the normal of the first, mm, (n,)."""
+    return np.asarray(positions_of(slices) @ normal_of(slices[0]))
+
+
+def fit_grid(slices: Sequence[SliceHeader], tolerance_mm: float, max_missing: int = 0) -> Grid | Refusal:
+    """The grid of slices in order, all at different places and of one plane grid.
+
+    Slices must lie on a line at equal steps, every one within the tolerance of its place: the line runs through
+    the first and the last slice or, where headers are rounded, nearest to all (least squares), so that a jitter of
+    micrometres does not add up and a missing slice is never stretched over. A step that is not along the normal is
+    kept: it is the shear of a tilted gantry. max_missing: how many neighbouring places may be empty.
+    """
+    positions, normal = positions_of(slices), normal_of(slices[0])
+    gaps = np.diff(positions @ normal)
+    usual = float(np.median(gaps))
+    places = np.concatenate(([0], np.cumsum(np.maximum(np.rint(gaps / usual), 1)))).astype(np.int64)
+    empty = int(places[-1]) + 1 - len(slices)
+    if 4 * np.count_nonzero(np.diff(places) > 1) > len(gaps):
+        return _irregular(slices, gaps, usual, tolerance_mm)
+
+    start, step, off = _line(positions, places)
+    tolerance = min(tolerance_mm, 0.2 * usual)
     along = np.abs(off @ normal)
-    if along.max() > tolerance:
-        return _spacing_refusal(slices, gaps, tolerance)
+    if along.max() > (tolerance if not empty else 2 * tolerance):
+        return _irregular(slices, gaps, usual, tolerance)
+    if empty and (np.diff(places).max() - 1 > max_missing or along.max() > tolerance):
+        return _missing(slices, gaps, places, usual)
     across = np.linalg.norm(off - np.outer(off @ normal, normal), axis=1)
-    worst = int(across.argmax())
-    if across[worst] > max(tolerance, 0.1 * min(slices[0].pixel_spacing or (1.0,))):
-        return Refusal(
-            ReasonCode.IRREGULAR_SPACING,
-            f"slice {worst + 1} lies {across[worst]:.2f} mm beside the line of the others",
-            (slices[worst],),
-        )
     first = slices[0]
+    row_mm, column_mm = first.pixel_spacing or (1.0, 1.0)
+    if across.max() > max(tolerance, 0.1 * min(row_mm, column_mm)):
+        worst = int(across.argmax())
+        detail = f"slice {worst + 1} of {len(slices)} lies {across[worst]:.2f} mm beside the line of the others"
+        return Refusal(ReasonCode.IRREGULAR_SPACING, detail, (slices[worst],))
+
+    orientation = np.median([header.orientation for header in slices], axis=0)
     affine = np.eye(4)
     affine[:3, 0] = step
-    affine[:3, 1] = np.array(first.orientation[3:]) * first.pixel_spacing[0]  # type: ignore[index]
-    affine[:3, 2] = np.array(first.orientation[:3]) * first.pixel_spacing[1]  # type: ignore[index]
-    affine[:3, 3] = positions[0]
-    lateral = float(np.linalg.norm(step - spacing * normal))
-    return Grid(affine, math.degrees(math.atan2(lateral, spacing)), lateral * (len(slices) - 1))
-
-
-def _spacing_refusal(slices: Sequence[SliceHeader], gaps: NDArray[np.float64], tolerance: float) -> Refusal:
-    """Tell a hole (a gap of a whole number of steps) from steps that change."""
-    usual = float(np.median(gaps))
-    ratio = gaps / usual
-    holes = np.flatnonzero(ratio > 1.5)
-    whole = np.abs(ratio - np.rint(ratio)) * usual <= max(2 * tolerance, 0.05 * usual)
-    if len(holes) and whole.all() and 4 * len(holes) <= len(gaps):
-        missing = int(np.rint(ratio[holes] - 1).sum())
-        largest = int(holes[gaps[holes].argmax()])
-        return Refusal(
-            ReasonCode.MISSING_SLICES,
-            f"{missing} missing at {len(holes)} place(s): {gaps[largest]:.2f} mm after slice {largest + 1} "
-            f"where {usual:.2f} mm is usual",
-            tuple(slices[index] for hole in holes[:8] for index in (hole, hole + 1)),
-        )
-    return Refusal(
-        ReasonCode.IRREGULAR_SPACING, f"steps from {gaps.min():.2f} to {gaps.max():.2f} mm, usually {usual:.2f} mm"
+    affine[:3, 1] = orientation[3:] * row_mm
+    affine[:3, 2] = orientation[:3] * column_mm
+    affine[:3, 3] = start
+    lateral = float(np.linalg.norm(step - (step @ normal) * normal))
+    turned = np.array([header.orientation for header in slices]) - orientation
+    off_mm = np.linalg.norm(off, axis=1) + (
+        np.linalg.norm(turned[:, 3:], axis=1) * row_mm * first.rows
+        + np.linalg.norm(turned[:, :3], axis=1) * column_mm * first.columns
     )
+    return Grid(
+        affine,
+        n_slices=int(places[-1]) + 1,
+        tilt_deg=math.degrees(math.atan2(lateral, float(step @ normal))),
+        drift_mm=lateral * int(places[-1]),
+        worst_mm=float(off_mm.max()),
+        worst=int(off_mm.argmax()),
+        missing=tuple(np.setdiff1d(np.arange(places[-1] + 1), places).tolist()),
+    )
+
+
+def _line(
+    positions: NDArray[np.float64], places: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Start and step (3,) of the line on which `places` are nearest to the positions, and what is left over (n, 3)."""
+    start, step = positions[0], (positions[-1] - positions[0]) / places[-1]
+    off = positions - (start + places[:, None] * step)
+    if np.abs(off).max() > _EXACT_MM:
+        centred = places - places.mean()
+        step = centred @ positions / (centred @ centred)
+        start = positions.mean(axis=0) - places.mean() * step
+        off = positions - (start + places[:, None] * step)
+    return start, step, off
+
+
+def _missing(
+    slices: Sequence[SliceHeader], gaps: NDArray[np.float64], places: NDArray[np.int64], usual: float
+) -> Refusal:
+    holes = np.flatnonzero(np.diff(places) > 1)
+    where = "; ".join(
+        f"{places[hole + 1] - places[hole] - 1} after slice {hole + 1} ({gaps[hole]:.2f} mm)"
+        for hole in holes[:MOST_NAMED]
+    )
+    more = f" and {len(holes) - MOST_NAMED} more places" if len(holes) > MOST_NAMED else ""
+    total = int(places[-1]) + 1 - len(slices)
+    detail = f"{total} missing at {len(holes)} place(s) where {usual:.2f} mm is usual: {where}{more}"
+    return Refusal(ReasonCode.MISSING_SLICES, detail, _beside(slices, holes))
+
+
+def _irregular(slices: Sequence[SliceHeader], gaps: NDArray[np.float64], usual: float, tolerance_mm: float) -> Refusal:
+    odd = np.flatnonzero(np.abs(gaps - usual) > tolerance_mm)
+    if not len(odd):
+        # each step is nearly right, and together they leave the line
+        odd = np.array([int(np.abs(gaps - usual).argmax())])
+    where = "; ".join(f"{gaps[gap]:.2f} mm after slice {gap + 1}" for gap in odd[:MOST_NAMED])
+    more = f" and {len(odd) - MOST_NAMED} more" if len(odd) > MOST_NAMED else ""
+    detail = f"steps from {gaps.min():.2f} to {gaps.max():.2f} mm, usually {usual:.2f} mm: {where}{more}"
+    return Refusal(ReasonCode.IRREGULAR_SPACING, detail, _beside(slices, odd))
+
+
+def _beside(slices: Sequence[SliceHeader], gaps: NDArray[np.int64]) -> tuple[SliceHeader, ...]:
+    """The slices on both sides of some gaps, each once."""
+    return tuple(slices[index] for index in sorted({int(gap) + side for gap in gaps[:MOST_NAMED] for side in (0, 1)}))

@@ -89,8 +89,17 @@ def _ingest_part(
         ) from None
 
 
-def _findings(part: Part, pixels: DecodedVolume, params: IngestParams) -> tuple[QualityFinding, ...]:
-    found = list(part.findings)
+def _findings(
+    part: Part, pixels: DecodedVolume, params: IngestParams, pseudonymizer: Pseudonymizer
+) -> tuple[QualityFinding, ...]:
+    found = [
+        QualityFinding(
+            code=note.reason,
+            detail=note.detail,
+            sop_instance_uids=pseudonymizer.uids(dict.fromkeys(header.sop_instance_uid for header in note.slices)),
+        )
+        for note in part.notes
+    ]
     first = part.slices[0]
     if pixels.padding_voxels:
         detail = f"{pixels.padding_voxels} voxels set to {params.padding_hu} HU"
@@ -155,7 +164,7 @@ def _record(
         study_date_shifted=pseudonymizer.shift_date(patient, first.study_date),
         padding_hu=params.padding_hu if pixels.padding_voxels else None,
         padding_voxels=pixels.padding_voxels,
-        findings=_findings(part, pixels, params),
+        findings=_findings(part, pixels, params, pseudonymizer),
         identity=_identity(first) if pseudonymizer.keep_identity else None,
     )
 
