@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from data_contracts.errors import UnknownParameterError, UsageError
 from data_contracts.patches import PatchKind
@@ -36,7 +36,8 @@ class Params(Record):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"parameter {field!r}: {first['msg']}", where=where) from None
+            what = first["msg"].removeprefix("Value error, ")
+            raise UsageError(f"parameter {field!r}: {what}" if field else what, where=where) from None
 
     def digest(self) -> str:
         """Short digest of all values."""
@@ -97,15 +98,34 @@ class LabelParams(Params):
 class PatchParams(Params):
     """Patches around nodules: a cube of `size_mm` a side, sampled every `spacing_mm`.
 
-    kind: three neighbouring axial slices, three planes through the centre, or the cube.
+    kind: three neighbouring axial slices, planes through the centre, or the cube.
+    planes: of 2.5d: axial, coronal and sagittal, or these and the six diagonal ones.
     min_reader_marks: a nodule that fewer readers marked has no patch.
+    target: what the label says: malignant or benign, or nodule or not.
+    jitter_copies: further patches of each training nodule, each moved within a ball of `jitter_mm`.
+    negatives_per_series: places without a nodule, half of them anywhere in the lungs and half on vessels and other
+        bright structures; for target "nodule" only.
+    negative_margin_mm: how far a negative stays off the surface of every nodule.
     """
 
     kind: PatchKind = "2.5d"
+    planes: Literal[3, 9] = 3
     size_mm: float = Field(48.0, gt=0)
     spacing_mm: float = Field(0.75, gt=0)
     min_reader_marks: int = Field(1, ge=1)
+    target: Literal["malignancy", "nodule"] = "malignancy"
+    jitter_copies: int = Field(0, ge=0, le=100)
+    jitter_mm: float = Field(2.0, gt=0)
+    negatives_per_series: int = Field(0, ge=0, le=10_000)
+    negative_margin_mm: float = Field(5.0, ge=0)
+    seed: int = 0
     patches_per_shard: int = Field(1024, ge=1)
+
+    @model_validator(mode="after")
+    def _negatives_need_their_target(self) -> Self:
+        if self.negatives_per_series and self.target != "nodule":
+            raise ValueError("negatives_per_series needs target=nodule: they are neither malignant nor benign")
+        return self
 
 
 class FeatureParams(Params):

@@ -157,7 +157,8 @@ def patch_params_of(card: ModelCard) -> PatchParams:
             todo="Name a version trained on a dataset of `noduleflow prepare`.",
         )
     size_mm = spec.patch_shape[-1] * spec.spacing_mm
-    return PatchParams(kind=spec.kind, size_mm=size_mm, spacing_mm=spec.spacing_mm)
+    planes = 9 if spec.kind == "2.5d" and spec.patch_shape[0] == 9 else 3
+    return PatchParams(kind=spec.kind, planes=planes, size_mm=size_mm, spacing_mm=spec.spacing_mm)
 
 
 def _known(value: float) -> float | None:

@@ -151,3 +151,26 @@ def test_a_patch_costs_milliseconds_whatever_the_size_of_the_volume():
         extract_patch(volume, center_mm, PatchParams())
         seconds.append(time.process_time() - start)
     assert min(seconds) < 0.05
+
+
+def test_nine_planes_all_pass_through_the_point_and_lie_at_45_or_90_degrees():
+    center_mm = np.array([3.0, -7.0, 11.0])
+    params = PatchParams(kind="2.5d", planes=9, size_mm=9, spacing_mm=1.0)
+    grids = patch_grids(center_mm, params)
+    assert patch_shape(params) == (9, 9, 9)
+    normals = np.array([np.cross(grid.affine[:3, 1], grid.affine[:3, 2]) for grid in grids])
+    assert np.allclose(np.linalg.norm(normals, axis=1), 1)
+    cosines = np.abs(normals @ normals.T)[~np.eye(9, dtype=bool)]
+    assert np.isin(np.round(cosines, 6), np.round([0, 0.5, np.sqrt(0.5)], 6)).all()
+    for grid, normal in zip(grids, normals, strict=True):
+        points = np.moveaxis(np.indices(grid.shape_kji), 0, -1) @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+        assert np.abs((points - center_mm) @ normal).max() < 1e-9
+        assert np.allclose(points.reshape(-1, 3).mean(axis=0), center_mm)
+
+
+def test_the_first_three_of_nine_planes_are_the_three():
+    volume = axial(np.random.default_rng(3).integers(-900, 300, (40, 60, 60)))
+    center_mm = volume.to_lps_mm(np.array([20.0, 30.0, 30.0]))
+    nine, _ = extract_patch(volume, center_mm, PatchParams(kind="2.5d", planes=9, size_mm=16, spacing_mm=1.0))
+    three, _ = extract_patch(volume, center_mm, PatchParams(kind="2.5d", size_mm=16, spacing_mm=1.0))
+    assert np.array_equal(nine[:3], three)

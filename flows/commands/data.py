@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,6 +68,9 @@ def annotate(
 @app.command()
 def prepare(
     name: Annotated[str, typer.Option(help="A name for the dataset.")] = "",
+    kinds: Annotated[
+        list[str] | None, typer.Option("--kind", help="2d, 2.5d or 3d; given again, each becomes a dataset.")
+    ] = None,
     settings_: SetOption = None,
 ) -> None:
     """Cut patches around every annotated nodule into a dataset."""
@@ -75,13 +78,18 @@ def prepare(
     from flows.presets import assignments, distribute
 
     patch, split, label = distribute(assignments(settings_), (PatchParams, SplitParams, LabelParams), where="--set")
+    chosen = tuple(PatchParams.from_mapping({"kind": kind}, where="--kind").kind for kind in dict.fromkeys(kinds or ()))
     session.open()[1].require()
     with session.engine("flows.prepare") as (_, workspace):
         from flows.prepare import prepare_flow
 
-        record = prepare_flow(str(workspace.root), name, patch, split, label)
-    counts = ", ".join(f"{key} {value}" for key, value in record["counts"].items())
-    session.emit(record, f"dataset {record['dataset_id']}: {record['n_patches']} patches ({counts})")
+        record = prepare_flow(str(workspace.root), name, patch, split, label, chosen)
+    session.emit(record, "\n".join(_dataset_line(dataset) for dataset in record["datasets"]))
+
+
+def _dataset_line(dataset: dict[str, Any]) -> str:
+    counts = ", ".join(f"{key} {value}" for key, value in dataset["counts"].items())
+    return f"dataset {dataset['dataset_id']} ({dataset['kind']}): {dataset['n_patches']} patches ({counts})"
 
 
 @app.command()

@@ -71,14 +71,15 @@ def patch_rows(
 
     Parameters
     ----------
-    nodules: rows of `nodules_by_consensus` of one series, in the order of the patches; centres and mean ratings
-        stay as further columns.
+    nodules: rows of `nodules_by_consensus` or `series_places` of one series, in the order of the patches; centres
+        and mean ratings stay as further columns.
     padded: (n,) as `extract_series_patches` gives it.
     """
     if patient_key not in manifest.patients:
         raise ContractError("a patient is not in the manifest", where=patient_key, todo="Split all patients first.")
     rows = nodules.reset_index(drop=True).copy()
-    rows.insert(0, "patch_id", rows["nodule_id"])  # one patch a nodule, and nodule_id is unique in a workspace
+    if "patch_id" not in rows:
+        rows.insert(0, "patch_id", rows["nodule_id"])  # one patch a nodule, and nodule_id is unique in a workspace
     rows["patient_key"] = patient_key
     rows["site"] = site
     rows["split"] = manifest.patients[patient_key].value

@@ -6,6 +6,7 @@ point lies at its centre, index (n - 1) / 2: between two samples where n is even
     kind   shape      axis order; what grows along rows, columns
     2d     (3, H, W)  axial slices one spacing below, at and above the point; posterior, left
     2.5d   (3, H, W)  axial: posterior, left; coronal: inferior, left; sagittal: inferior, posterior
+           (9, H, W)  and the six planes through two opposite edges of the cube (Setio et al. 2016, IEEE TMI 35(5))
     3d     (D, H, W)  superior, posterior, left
 
 Planes are so seen as a radiologist sees them: the patient's left on the right of the picture, the head at the top.
@@ -30,14 +31,32 @@ from pipeline.imaging.resample import (
     smoothing_reach_voxels,
 )
 
-_LEFT = (1.0, 0.0, 0.0)
-_POSTERIOR = (0.0, 1.0, 0.0)
-_SUPERIOR = (0.0, 0.0, 1.0)
-_INFERIOR = (0.0, 0.0, -1.0)
+_LEFT = np.array((1.0, 0.0, 0.0))
+_POSTERIOR = np.array((0.0, 1.0, 0.0))
+_SUPERIOR = np.array((0.0, 0.0, 1.0))
+_INFERIOR = -_SUPERIOR
+_Axes = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+
+
+def _diagonal(one: NDArray[np.float64], other: NDArray[np.float64], sign: float, kept: NDArray[np.float64]) -> _Axes:
+    """The plane of normal one + sign * other: rows go along `kept`, or down it where it is the body's axis."""
+    normal, across = (one + sign * other) / np.sqrt(2.0), (other - sign * one) / np.sqrt(2.0)
+    return (normal, kept, across) if kept is _INFERIOR else (normal, across, kept)
+
+
 #: Directions of (k, j, i) in LPS: the normal, down the rows, along the columns.
-_AXIAL = (_SUPERIOR, _POSTERIOR, _LEFT)
-_CORONAL = (_POSTERIOR, _INFERIOR, _LEFT)
-_SAGITTAL = (_LEFT, _INFERIOR, _POSTERIOR)
+_AXIAL: _Axes = (_SUPERIOR, _POSTERIOR, _LEFT)
+_CORONAL: _Axes = (_POSTERIOR, _INFERIOR, _LEFT)
+_SAGITTAL: _Axes = (_LEFT, _INFERIOR, _POSTERIOR)
+_DIAGONALS = tuple(
+    _diagonal(one, other, sign, kept)
+    for one, other, kept in (
+        (_POSTERIOR, _LEFT, _INFERIOR),
+        (_INFERIOR, _POSTERIOR, _LEFT),
+        (_LEFT, _INFERIOR, _POSTERIOR),
+    )
+    for sign in (1.0, -1.0)
+)
 #: A patch of more samples is a mistyped size or spacing.
 _MAX_SAMPLES = 512**3
 
@@ -63,16 +82,19 @@ def patch_shape(params: PatchParams) -> tuple[int, int, int]:
             f"a patch of {params.size_mm:g} mm with a sample every {params.spacing_mm:g} mm has {n} samples a side",
             todo="Choose size_mm and spacing_mm so that a side has 2 to 512 samples.",
         )
-    return (n, n, n) if params.kind == "3d" else (3, n, n)
+    if params.kind == "3d":
+        return n, n, n
+    return (params.planes if params.kind == "2.5d" else 3), n, n
 
 
 def patch_grids(center_lps_mm: NDArray[np.floating], params: PatchParams) -> tuple[PatchGrid, ...]:
-    """The grids of a patch: three of one plane each for 2.5d (axial, coronal, sagittal), else a single one."""
+    """The grids of a patch: one a plane for 2.5d (axial, coronal, sagittal, diagonals), else a single one."""
     center = np.asarray(center_lps_mm, dtype=np.float64)
     shape = patch_shape(params)
     if params.kind == "2.5d":
         plane = (1, shape[1], shape[2])
-        return tuple(_centred(center, axes, plane, params.spacing_mm) for axes in (_AXIAL, _CORONAL, _SAGITTAL))
+        planes = (_AXIAL, _CORONAL, _SAGITTAL, *_DIAGONALS)[: params.planes]
+        return tuple(_centred(center, axes, plane, params.spacing_mm) for axes in planes)
     return (_centred(center, _AXIAL, shape, params.spacing_mm),)
 
 
@@ -104,9 +126,7 @@ def extract_patch(
     return np.concatenate(parts), not all(insides)
 
 
-def _centred(
-    center_mm: NDArray[np.float64], axes: tuple[tuple[float, ...], ...], shape: tuple[int, int, int], spacing_mm: float
-) -> PatchGrid:
+def _centred(center_mm: NDArray[np.float64], axes: _Axes, shape: tuple[int, int, int], spacing_mm: float) -> PatchGrid:
     affine = np.eye(4)
     affine[:3, :3] = spacing_mm * np.array(axes).T
     affine[:3, 3] = center_mm - affine[:3, :3] @ ((np.array(shape) - 1) / 2.0)
