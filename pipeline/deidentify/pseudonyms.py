@@ -44,6 +44,21 @@ class Pseudonymizer:
         """Key of a DICOM UID."""
         return self.key("uid", uid.strip().rstrip("\0"))
 
+    def pseudonymous_uid(self, uid: str) -> str:
+        """The UID that stands for `uid` in what leaves the house: 2.25.<128 bits> (PS3.5 B.2), at most 44 characters.
+
+        Its first 64 bits are `uid_key(uid)`, so `key_of_pseudonym` finds the key without the original.
+        """
+        return f"2.25.{int(self.key('uid', uid.strip().rstrip(chr(0)), 32), 16)}"
+
+    @staticmethod
+    def key_of_pseudonym(uid: str) -> str:
+        """`uid_key` of the UID that a pseudonymous one stands for; "" where `uid` is none of that form."""
+        digits = uid.strip().rstrip("\0").removeprefix("2.25.")
+        if not uid.strip().startswith("2.25.") or not re.fullmatch(r"[0-9]{1,39}", digits) or int(digits) >= 2**128:
+            return ""
+        return f"{int(digits):032x}"[:16]
+
     def patient_key(self, patient_id: str, issuer: str = "") -> str:
         """Key of a patient; the issuer tells two hospitals' patient 1 apart."""
         return self.key("patient", patient_id.strip() + "\0" + issuer.strip())
