@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -113,9 +114,10 @@ def _options(
 
 def _register() -> None:
     """Importing a room of commands registers them; none of them imports anything heavy at its top."""
-    from flows.commands import data, model, operation, review
+    from flows import commands
 
-    assert all((data, model, operation, review))
+    for room in pkgutil.iter_modules(commands.__path__):
+        import_module(f"{commands.__name__}.{room.name}")
 
 
 def main(arguments: list[str] | None = None) -> None:
