@@ -27,7 +27,7 @@ from trap_series import Plan, Plane, Truth, oblique
 from data_contracts.reasons import ReasonCode as Code
 
 
-@dataclass
+@dataclass(repr=False)
 class Draft:
     """A series under way to a trap.
 
@@ -49,6 +49,9 @@ class Draft:
     junk: list[tuple[str, bytes]] = field(default_factory=list)
     slack_mm: float = 0.0
     slack_hu: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"<{self.patient}: wanted {self.expect}, {len(self.planes)} planes>"
 
     def flag(self, expect: str, *codes: Code, must: Iterable[Plane] = (), may: Iterable[Plane] | None = None) -> None:
         """Say what is wanted, and which planes are concerned."""
