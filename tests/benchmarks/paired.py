@@ -53,7 +53,7 @@ def ratio_row(
     at_least: float | None = None,
     **more: object,
 ) -> Row:
-    """How many times faster `own` is than `of`: the ratio of minima; interval: smallest and largest ratio of a round."""
+    """How many times faster `own` is than `of`: ratio of minima; interval: smallest and largest ratio of a round."""
     ours, theirs = np.array(seconds[own]), np.array(seconds[of])
     each = theirs / ours
     row: Row = {
