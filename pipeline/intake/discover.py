@@ -14,8 +14,9 @@ from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake.archive import is_archive, unpack
+from pipeline.intake.header_reader import read_header
 from pipeline.intake.header_values import silence_pydicom
-from pipeline.intake.headers import SliceHeader, read_header
+from pipeline.intake.headers import SliceHeader
 
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 

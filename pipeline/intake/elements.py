@@ -85,7 +85,7 @@ def walk(data: bytes, start: int, encoding: Encoding, file_bytes: int) -> list[E
     heads, implicit = _HEADS[encoding.little], encoding.implicit
     explicit_head, implicit_head, long_length = heads.explicit, heads.implicit, heads.length
     found: list[Element] = []
-    position, last = start, len(data) - 12
+    position, last = start, len(data) - 8
     while position <= last:
         vr = b""
         value = position + 8
@@ -95,11 +95,15 @@ def walk(data: bytes, start: int, encoding: Encoding, file_bytes: int) -> list[E
             group, element, vr, length = explicit_head(data, position)
             if vr in LONG_VRS:
                 value = position + 12
+                if value > len(data):
+                    break
                 (length,) = long_length(data, position + 8)
             elif vr not in SHORT_VRS:
                 raise OddHeaderError
         tag = group << 16 | element
         if tag in _PIXEL_TAGS:
+            if not implicit and vr not in LONG_VRS:
+                raise OddHeaderError
             found.append(Element(tag, vr, position, value, length))
             return found
         if group == 0xFFFE:

@@ -5,12 +5,87 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
 
 import pydicom
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from pipeline.intake.elements import Element, Encoding
 
 Vector = tuple[float, ...]
+
+_CHARACTER_SET, _PIXEL_REPRESENTATION = 0x00080005, 0x00280103
+#: values kept at most; a series has some forty
+_MEMORY = 20_000
+
+
+class Values(Protocol):
+    """Values by keyword: a dataset, or elements that a walk found."""
+
+    def get(self, keyword: str, /) -> Any: ...
+
+    def __contains__(self, keyword: str, /) -> bool: ...
+
+
+class RawValues:
+    """Values of elements found by a walk, each converted by pydicom exactly as in a dataset that it read.
+
+    memory: values converted before, by their bytes and all that decides on their meaning; shared by many headers.
+    """
+
+    def __init__(
+        self, data: bytes, found: Mapping[int, Element], encoding: Encoding, memory: dict[tuple[Any, ...], Any]
+    ) -> None:
+        self._data, self._found, self._encoding, self._memory = data, found, encoding, memory
+        self._context = (encoding, self._raw(_CHARACTER_SET), self._raw(_PIXEL_REPRESENTATION))
+
+    def __contains__(self, keyword: str, /) -> bool:
+        return _tag(keyword) in self._found
+
+    def get(self, keyword: str, /) -> Any:
+        """The value, None where the element is absent; raises what pydicom raises on a value that is broken."""
+        element = self._found.get(_tag(keyword))
+        if element is None:
+            return None
+        raw = self._data[element.value : element.value + element.length]
+        key = (element.tag, element.vr, raw, self._context)
+        if key not in self._memory:
+            if len(self._memory) >= _MEMORY:
+                self._memory.clear()
+            self._memory[key] = self._converted(element.tag)
+        return self._memory[key]
+
+    def _raw(self, tag: int) -> bytes | None:
+        element = self._found.get(tag)
+        return None if element is None else self._data[element.value : element.value + element.length]
+
+    def _converted(self, tag: int) -> Any:
+        """The value by way of a dataset of this element and the two that decide on the meaning of others."""
+        raws: dict[BaseTag, DataElement | RawDataElement] = {}
+        for each in (_CHARACTER_SET, _PIXEL_REPRESENTATION, tag):
+            if (element := self._found.get(each)) is not None:
+                vr = element.vr.decode() or None
+                value = self._raw(each) or cast("bytes | None", empty_value_for_VR(vr, raw=True))
+                raws[BaseTag(each)] = RawDataElement(
+                    BaseTag(each), vr, element.length, value, 0, self._encoding.implicit, self._encoding.little
+                )
+        return Dataset(raws)[BaseTag(tag)].value
+
+
+_TAGS: dict[str, int] = {}
+
+
+def _tag(keyword: str) -> int:
+    if keyword not in _TAGS:
+        tag = tag_for_keyword(keyword)
+        if tag is None:
+            raise KeyError(keyword)
+        _TAGS[keyword] = tag
+    return _TAGS[keyword]
 
 
 def silence_pydicom() -> None:
@@ -22,7 +97,7 @@ def silence_pydicom() -> None:
     logger.propagate = False
 
 
-def text_of(dataset: Dataset, keyword: str) -> str:
+def text_of(dataset: Values, keyword: str) -> str:
     """A value as one stripped string, "" where it is missing or broken."""
     try:
         value = dataset.get(keyword)
@@ -33,7 +108,7 @@ def text_of(dataset: Dataset, keyword: str) -> str:
         return ""
 
 
-def texts_of(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+def texts_of(dataset: Values, keyword: str) -> tuple[str, ...]:
     """A multi-valued text, () where it is missing or broken."""
     try:
         value: Any = dataset.get(keyword)
@@ -45,7 +120,7 @@ def texts_of(dataset: Dataset, keyword: str) -> tuple[str, ...]:
         return ()
 
 
-def numbers_of(dataset: Dataset, keyword: str, count: int) -> Vector | None:
+def numbers_of(dataset: Values, keyword: str, count: int) -> Vector | None:
     """Exactly `count` finite numbers, or None."""
     try:
         numbers = tuple(float(item.replace(",", ".")) for item in texts_of(dataset, keyword))
@@ -54,18 +129,18 @@ def numbers_of(dataset: Dataset, keyword: str, count: int) -> Vector | None:
     return numbers if len(numbers) == count and all(math.isfinite(number) for number in numbers) else None
 
 
-def number_of(dataset: Dataset, keyword: str) -> float | None:
+def number_of(dataset: Values, keyword: str) -> float | None:
     """One finite number, or None."""
     numbers = numbers_of(dataset, keyword, 1)
     return numbers[0] if numbers else None
 
 
-def integer_of(dataset: Dataset, keyword: str, default: int) -> int:
+def integer_of(dataset: Values, keyword: str, default: int) -> int:
     number = number_of(dataset, keyword)
     return default if number is None else int(number)
 
 
-def padding_of(dataset: Dataset, keyword: str, signed: bool, bits_allocated: int) -> int | None:
+def padding_of(dataset: Values, keyword: str, signed: bool, bits_allocated: int) -> int | None:
     """PixelPaddingValue in the sign of the pixels: writers store -2000 as 63536 and the other way round."""
     number = number_of(dataset, keyword)
     if number is None or bits_allocated > 32:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
 
-import pydicom
-from pydicom.dataset import Dataset
-
-from pipeline.intake.header_values import Vector, integer_of, number_of, numbers_of, padding_of, text_of, texts_of
+from pipeline.intake.header_values import (
+    Values,
+    Vector,
+    integer_of,
+    number_of,
+    numbers_of,
+    padding_of,
+    text_of,
+    texts_of,
+)
 from pipeline.intake.multiframe import FrameFacts, read_frames
 
-_PIXEL_DATA = 0x7FE00010
-
 # fmt: off
-_KEYWORDS = [
+#: every element that a SliceHeader is made of
+KEYWORDS = [
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyDate", "AcquisitionTime",
     "AcquisitionDateTime", "ContentTime",
     "Modality", "Manufacturer", "ManufacturerModelName", "PatientName", "PatientID", "IssuerOfPatientID",
@@ -98,46 +102,29 @@ class SliceHeader:
     lossy_method: str = ""
     lossy_ratio: float | None = None
     concatenation: tuple[str, str, str] = field(default=("", "", ""), repr=False)
+    declared_syntax: str = ""
+    inflated_offset: int = 0
+    file_bytes: int = 0
+    modified_ns: int = 0
 
 
-def read_header(path: Path, relative: str) -> SliceHeader | None:
-    """The facts of one file; None where it is DICOM without being an instance (no SOP Class and no Modality).
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of a file besides the values of its elements; the fields are those of SliceHeader."""
 
-    Raises
-    ------
-    Whatever pydicom raises on a broken file; the caller answers for all of them.
-    """
-    with path.open("rb") as stream:
-        has_preamble = stream.read(132)[128:] == b"DICM"
-        stream.seek(0)
-        dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_KEYWORDS, force=not has_preamble)
-        syntax = str(dataset.file_meta.get("TransferSyntaxUID", "")) if hasattr(dataset, "file_meta") else ""
-        implicit, little = dataset.original_encoding
-        if not syntax:
-            syntax = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
-        offset, length = _pixel_place(stream, bool(implicit), bool(little), syntax)
-    return _facts(dataset, path, relative, syntax, offset, length)
+    path: Path
+    relative: str
+    transfer_syntax: str
+    declared_syntax: str = ""
+    pixel_offset: int | None = None
+    pixel_length: int = 0
+    inflated_offset: int = 0
+    file_bytes: int = 0
+    modified_ns: int = 0
 
 
-def _pixel_place(stream: BinaryIO, implicit: bool, little: bool, syntax: str) -> tuple[int | None, int]:
-    """Offset and length of the pixel data's value, the stream standing at its tag."""
-    if syntax == "1.2.840.10008.1.2.1.99":
-        return -1, 0
-    order: Literal["little", "big"] = "little" if little else "big"
-    head = stream.read(12)
-    if len(head) < 8:
-        return None, 0
-    tag = (int.from_bytes(head[:2], order) << 16) | int.from_bytes(head[2:4], order)
-    if tag != _PIXEL_DATA:
-        return None, 0
-    if implicit:
-        return stream.tell() - len(head) + 8, int.from_bytes(head[4:8], order)
-    return stream.tell(), int.from_bytes(head[8:12], order)
-
-
-def _facts(
-    dataset: Dataset, path: Path, relative: str, syntax: str, offset: int | None, length: int
-) -> SliceHeader | None:
+def slice_header(dataset: Values, file: FileFacts) -> SliceHeader | None:
+    """The facts of one file; None where it is DICOM without being an instance (no SOP Class and no Modality)."""
     sop_class, modality = text_of(dataset, "SOPClassUID"), text_of(dataset, "Modality").upper()
     if not sop_class and not modality:
         return None
@@ -149,8 +136,6 @@ def _facts(
     contrast = text_of(dataset, "ContrastBolusAgent")
     n_frames = max(integer_of(dataset, "NumberOfFrames", 1), 1)
     return SliceHeader(
-        path=path,
-        relative=relative,
         sop_instance_uid=text_of(dataset, "SOPInstanceUID"),
         series_instance_uid=text_of(dataset, "SeriesInstanceUID"),
         study_instance_uid=text_of(dataset, "StudyInstanceUID"),
@@ -162,7 +147,6 @@ def _facts(
         sop_class_uid=sop_class,
         modality=modality,
         image_type=tuple(item.upper() for item in texts_of(dataset, "ImageType")),
-        transfer_syntax=syntax,
         rows=integer_of(dataset, "Rows", 0),
         columns=integer_of(dataset, "Columns", 0),
         samples_per_pixel=integer_of(dataset, "SamplesPerPixel", 1),
@@ -191,8 +175,6 @@ def _facts(
         patient_sex=text_of(dataset, "PatientSex").upper(),
         patient_age=text_of(dataset, "PatientAge").upper(),
         n_frames=n_frames,
-        pixel_offset=offset,
-        pixel_length=length,
         frames=read_frames(dataset, n_frames),
         acquisition_time=text_of(dataset, "AcquisitionDateTime") or text_of(dataset, "AcquisitionTime"),
         content_time=text_of(dataset, "ContentTime"),
@@ -204,10 +186,11 @@ def _facts(
             text_of(dataset, "InConcatenationNumber"),
             text_of(dataset, "InConcatenationTotalNumber"),
         ),
+        **file.__dict__,
     )
 
 
-def _ratios(dataset: Dataset) -> list[float]:
+def _ratios(dataset: Values) -> list[float]:
     """LossyImageCompressionRatio of each compression that the pixels went through, as far as they are numbers."""
     try:
         return [float(text) for text in texts_of(dataset, "LossyImageCompressionRatio")]
