@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import Field
 
+from data_contracts.errors import UsageError
 from data_contracts.patches import PatchKind
 from data_contracts.records import Record
 
@@ -20,6 +22,28 @@ class Window(Record):
 LUNG_WINDOW = Window(center_hu=-600, width_hu=1500)
 MEDIASTINAL_WINDOW = Window(center_hu=40, width_hu=400)
 BONE_WINDOW = Window(center_hu=300, width_hu=1500)
+WINDOWS: dict[str, Window] = {"lung": LUNG_WINDOW, "mediastinum": MEDIASTINAL_WINDOW, "bone": BONE_WINDOW}
+
+
+def named_window(name: str) -> Window:
+    """The window called `name`, or a custom one written as centre:width in HU, such as "-500:1400".
+
+    Raises
+    ------
+    UsageError: another name, or a width that is not positive.
+    """
+    if name in WINDOWS:
+        return WINDOWS[name]
+    try:
+        center_hu, width_hu = (float(part) for part in name.split(":"))
+    except ValueError:
+        raise UsageError(
+            f"unknown window {name[:40]!r}",
+            todo=f"Known: {', '.join(WINDOWS)}, or centre:width in HU, such as -500:1400.",
+        ) from None
+    if not (math.isfinite(center_hu) and 0 < width_hu < math.inf):
+        raise UsageError(f"the width of a window is positive, not {width_hu:g} HU")
+    return Window(center_hu=center_hu, width_hu=width_hu)
 
 
 class InputSpec(Record):

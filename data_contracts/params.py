@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationError, model_validator
 
 from data_contracts.errors import UnknownParameterError, UsageError
+from data_contracts.model_card import named_window
 from data_contracts.patches import PatchKind
 from data_contracts.records import Record, digest_of
 from data_contracts.volume import PADDING_HU
+
+
+def _known_windows(names: tuple[str, str, str]) -> tuple[str, str, str]:
+    try:
+        for name in names:
+            named_window(name)
+    except UsageError as error:
+        raise ValueError(error.what) from None
+    return names
+
+
+WindowNames = Annotated[tuple[str, str, str], AfterValidator(_known_windows)]
+WINDOW_NAMES = ("lung", "mediastinum", "bone")
 
 
 class Params(Record):
@@ -134,12 +148,14 @@ class FeatureParams(Params):
     weights: "auto" (torchvision's default weights), "none" (random), or the path of a local file.
     weights_sha256: digest the local file must have; empty accepts and records it.
     input_size_px: planes are resized to this many pixels a side.
+    windows: the three HU windows that become a plane's channels: lung, mediastinum, bone, or centre:width.
     """
 
     backbone: str = "resnet50"
     weights: str = "auto"
     weights_sha256: str = ""
     input_size_px: int = Field(96, ge=32)
+    windows: WindowNames = WINDOW_NAMES
     seed: int = 0
 
 
@@ -150,6 +166,7 @@ class TrainParams(Params):
     weights: "auto" (torchvision's default weights), "none" (random), or the path of a local file.
     weights_sha256: digest the local file must have; empty accepts and records it.
     input_size_px: planes are resized to this many pixels a side.
+    windows: the three HU windows that become a plane's channels: lung, mediastinum, bone, or centre:width.
     unfreeze: how many of the last stages of the backbone learn; 0 is a probe on frozen features.
     soft_label_weight: share of the readers' mean in the target, beside the hard label; where there is
         no hard label the readers' mean is the whole target, unless this is 0.
@@ -173,6 +190,7 @@ class TrainParams(Params):
     weights: str = "auto"
     weights_sha256: str = ""
     input_size_px: int = Field(96, ge=32)
+    windows: WindowNames = WINDOW_NAMES
     head: Literal["linear", "mlp"] = "mlp"
     unfreeze: int = Field(1, ge=0)
     epochs: int = Field(20, ge=1)

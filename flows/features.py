@@ -33,7 +33,7 @@ def feature_params(params: TrainParams) -> FeatureParams | None:
 def feature_table(workspace: Workspace, dataset_dir: Path, params: FeatureParams) -> tuple[Path, FeatureCard]:
     """Write the feature table of a dataset once."""
     reader = PatchReader(dataset_dir)
-    spec = input_spec(reader.card, TrainParams(input_size_px=params.input_size_px))
+    spec = input_spec(reader.card, TrainParams(input_size_px=params.input_size_px, windows=params.windows))
     sample = patches_of(reader, calibration_rows(reader.index), TrainParams())
     backbone, weights = initial_backbone(
         params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec

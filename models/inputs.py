@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_contracts.errors import UsageError
-from data_contracts.model_card import InputSpec
+from data_contracts.model_card import InputSpec, named_window
 from data_contracts.params import TrainParams
 from data_contracts.patches import DatasetCard
 
@@ -27,6 +27,7 @@ def input_spec(card: DatasetCard, params: TrainParams) -> InputSpec:
         patch_shape=card.patch_shape,
         value_unit=card.value_unit,
         spacing_mm=card.spacing_mm or params.common_spacing_mm or None,
+        windows=tuple(named_window(name) for name in params.windows),
         views=params.views,
         input_size_px=params.input_size_px,
     )

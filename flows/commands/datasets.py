@@ -70,17 +70,17 @@ def export_command(
     out: Annotated[Path, typer.Option(metavar="PATH", help="The .npz file, or the folder, to write.")],
     dataset: Annotated[str, typer.Option(help="Dataset id or name; the newest by default.")] = "",
     file_format: Annotated[str, typer.Option("--format", help="medmnist (a .npz) or monai (a datalist).")] = "medmnist",
-    window: Annotated[str, typer.Option(help="HU window of the grey values: lung, mediastinum or bone.")] = "lung",
+    window: Annotated[str, typer.Option(help="HU window of the grey values, by name or as centre:width.")] = "lung",
 ) -> None:
     """Write a dataset's labelled patches as others read them."""
     from data_contracts.errors import UsageError
+    from data_contracts.model_card import named_window
 
     if file_format not in ("medmnist", "monai"):
         raise UsageError(f"unknown format {file_format!r}", todo="Known: medmnist, monai.")
     folder = session.open()[1].require().dataset(dataset)
     from pipeline.cohort.exporters import export_datalist, export_npz
     from pipeline.cohort.patch_reader import PatchReader
-    from pipeline.imaging.window import named_window
 
     reader = PatchReader(folder)
     if file_format == "medmnist":

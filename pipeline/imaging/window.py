@@ -6,17 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.errors import UsageError
-from data_contracts.model_card import BONE_WINDOW, LUNG_WINDOW, MEDIASTINAL_WINDOW, Window
-
-WINDOWS: dict[str, Window] = {"lung": LUNG_WINDOW, "mediastinum": MEDIASTINAL_WINDOW, "bone": BONE_WINDOW}
-
-
-def named_window(name: str) -> Window:
-    """The window called `name`; raises UsageError for a name that is not in WINDOWS."""
-    try:
-        return WINDOWS[name]
-    except KeyError:
-        raise UsageError(f"unknown window {name!r}", todo=f"Known: {', '.join(WINDOWS)}.") from None
+from data_contracts.model_card import Window
 
 
 def apply_window(hu: NDArray[np.integer] | NDArray[np.floating], window: Window) -> NDArray[np.float32]:
