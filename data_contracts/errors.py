@@ -14,6 +14,7 @@ NoduleflowError                 1  something failed
 |-- LeakError                   1  one patient in two splits
 |-- GateRefusedError            4  a promotion gate said no
 |   `-- StaleExpectationError   4  the champion is not the version the caller expected
+|-- ExchangeError               1  a server that does not answer, refuses, or answers not as DICOM says
 `-- WorkspaceError              1  the workspace cannot be written, locked or understood
 """
 
@@ -110,4 +111,8 @@ class StaleExpectationError(GateRefusedError):
 
 
 class WorkspaceError(NoduleflowError):
+    pass
+
+
+class ExchangeError(NoduleflowError):
     pass
