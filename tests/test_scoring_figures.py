@@ -234,3 +234,14 @@ def test_the_patient_bootstrap_holds_the_true_auc_where_nodules_of_a_patient_res
         low, high = percentile_interval(draws, roc_auc_score(labels, scores))
         held.append(low <= truth <= high)
     assert 0.90 <= np.mean(held) <= 0.98
+
+
+def test_a_perfectly_calibrated_score_of_sixty_nodules_has_an_ece_of_a_tenth_by_chance():
+    random = np.random.default_rng(0)
+    errors = []
+    for _ in range(2000):
+        probabilities = random.uniform(size=60)
+        labels = (random.uniform(size=60) < probabilities).astype(np.int64)
+        errors.append(expected_calibration_error(labels, probabilities, bins=10))
+    low, middle, high = np.percentile(errors, [5, 50, 95])
+    assert (round(low, 2), round(middle, 2), round(high, 2)) == (0.08, 0.13, 0.18)
