@@ -1,4 +1,4 @@
-"""NoduleTable: one row a nodule a reader, positions in LPS millimetres."""
+"""NoduleTable: one row a nodule a reader, positions in LPS millimetres; a diameter may be unknown."""
 
 from __future__ import annotations
 
@@ -24,25 +24,45 @@ RATINGS: dict[str, int] = {
 class NoduleAnnotation(Record):
     """One reader's mark of one nodule, before it is matched to a series of the workspace.
 
-    The series is named by whichever identifier the source gives; position in LPS mm, or where the
-    source speaks in pixels, `pixel_kji` on the slice `sop_instance_uid` (k unused) for the step that
-    knows the geometry. Diameters in mm (or pixels with `pixel_kji`).
+    The series is named by whichever identifier the source gives. The place is one of: `lps_mm`; `pixel_kji`, an index
+    into the volume or, with `sop_instance_uid`, into that slice (k unused); `contours` or `outlines`, drawn on slices.
+
+    Attributes
+    ----------
+    reader: as the source has it; what is not a plain word is replaced by a key before it is stored.
+    diameter_mm: largest diameter in a plane; None where the source states none.
+    volume_mm3: volume, where the source has one.
+    nodule: rows of one series with one name are one nodule; grouped by place where it is empty.
+    probability: of being what the source marks, 0 to 1.
+    place: where the mark stands in its file ("line 7"), for the one who must mend it.
+    problem: why the mark cannot be used; it is refused with these words.
+    whole_file: the problem is that of the file, of which nothing could be read.
+    file_number: of the files that were read together, the one that holds the mark.
+    contours: (sop_instance_uid, z_mm, inclusion, ((column, row), ...)), whole pixels from 0, on the first pixel
+        outside as LIDC draws them.
+    outlines: (sop_instance_uid, ((column, row), ...)), 0 is the centre of the first pixel; a point has one entry.
     """
 
     series_key: str = ""
     series_instance_uid: str = ""
     sop_instance_uid: str = ""
+    frame_of_reference_uid: str = ""
     reader: str
     lps_mm: tuple[float, float, float] | None = None
+    pixel_kji: tuple[float, float, float] | None = None
     diameter_mm: float | None = None
+    volume_mm3: float | None = None
     nodule: str = ""
     label: int | None = None
     ratings: dict[str, float] = {}
+    probability: float | None = None
     source: str
-    #: where the mark stands in its file ("line 7"), for the one who must mend it
     place: str = ""
-    #: contours as (sop_instance_uid, z_mm, inclusion, ((column, row), ...)) in pixels
+    problem: str = ""
+    whole_file: bool = False
+    file_number: int = 0
     contours: tuple[tuple[str, float, bool, tuple[tuple[float, float], ...]], ...] = ()
+    outlines: tuple[tuple[str, tuple[tuple[float, float], ...]], ...] = ()
 
 
 NODULE_TABLE = TableContract(
@@ -55,10 +75,13 @@ NODULE_TABLE = TableContract(
             "x_mm": pa.Column("float64"),
             "y_mm": pa.Column("float64"),
             "z_mm": pa.Column("float64"),
-            "diameter_mm": pa.Column("float64", pa.Check.in_range(0.0, 500.0, include_min=False)),
+            "diameter_mm": pa.Column("float64", pa.Check.in_range(0.0, 500.0, include_min=False), nullable=True),
             **{name: pa.Column("float64", pa.Check.in_range(1, top), nullable=True) for name, top in RATINGS.items()},
             "label": pa.Column("Int8", pa.Check.isin([0, 1]), nullable=True),
             "source": pa.Column(str),
+            "volume_mm3": pa.Column("float64", pa.Check.gt(0), nullable=True, required=False),
+            "equivalent_diameter_mm": pa.Column("float64", pa.Check.gt(0), nullable=True, required=False),
+            "probability": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True, required=False),
         },
         unique=["nodule_id", "reader"],
         coerce=True,

@@ -46,6 +46,7 @@ class ReasonCode(StrEnum):
     ANNOTATION_UNMATCHED = "annotation_unmatched"
     ANNOTATION_OUTSIDE_VOLUME = "annotation_outside_volume"
     ANNOTATION_MALFORMED = "annotation_malformed"
+    ANNOTATION_REPEATED = "annotation_repeated"
     INTERNAL_ERROR = "internal_error"
 
     @property
@@ -149,5 +150,6 @@ _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
         "Check units (mm) and the axis convention (LPS).",
     ),
     ReasonCode.ANNOTATION_MALFORMED: ("The annotation cannot be read.", "Check the file against its format."),
+    ReasonCode.ANNOTATION_REPEATED: ("The same mark of the same reader was given before; one was kept.", "Nothing."),
     ReasonCode.INTERNAL_ERROR: ("An error of this program; nothing was written.", "Run again with --debug."),
 }

@@ -1,4 +1,4 @@
-"""Ingest and annotate: sources in, de-identified volumes, matched nodules and refusals out."""
+"""Ingest: sources in, de-identified volumes and refusals out."""
 
 from __future__ import annotations
 
@@ -13,18 +13,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, model_serializer
 
 from data_contracts.errors import NoduleflowError, NothingUsableError, WorkspaceError
-from data_contracts.nodules import NODULE_TABLE, NoduleAnnotation
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
-from data_contracts.records import digest_of
 from data_contracts.series import Rejection, SeriesRecord
 from flows.engine import scrubbed, step
 from flows.progress import say, stage
 from flows.settings import configured_secret
 from flows.sources import PrivatePaths
 from flows.workspace import Workspace
-from pipeline.annotations.match import match_annotations
-from pipeline.annotations.tables import read_annotations
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake.discover import Discovery, RawSeries, discover
 from pipeline.intake.ingest_series import ingest_series
@@ -137,56 +133,6 @@ def _summary(accepted: dict[str, SeriesRecord], known: set[str], rejected: list[
         "refused": _count_reasons(rejected),
         "series_keys": sorted(accepted),
         "study_keys": sorted({record.study_key for record in accepted.values()}),
-    }
-
-
-@step("read-annotations")
-def read_marks(source: PrivatePaths, file_format: str) -> list[NoduleAnnotation]:
-    return read_annotations(source.paths[0], file_format)
-
-
-@step("match-annotations")
-def match_marks(
-    workspace: Workspace, part: str, marks: list[NoduleAnnotation], pseudonymizer: Pseudonymizer
-) -> tuple[int, list[Rejection]]:
-    """Match marks to the series of the workspace and keep them as a part of nodules.parquet."""
-    table, refused = match_annotations(marks, workspace.series_records(), pseudonymizer)
-    if len(table):
-        NODULE_TABLE.write(workspace.annotation_parts / f"{part}.parquet", table)
-    workspace.add_rejections(f"annotation-{part}", refused)
-    return len(table), refused
-
-
-@flow(name="annotate", log_prints=False)
-def annotate_flow(workspace_root: str, files: PrivatePaths, file_format: str, keep_identity: bool) -> dict[str, Any]:
-    """Annotation files into nodules.parquet; what does not match is in rejected.parquet.
-
-    Files are matched together: some formats spread one nodule over a file a slice.
-    """
-    workspace = Workspace(Path(workspace_root)).require()
-    pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep_identity)
-    marks: list[NoduleAnnotation] = []
-    with stage("annotate", len(files.paths)) as progress:
-        for file in files.paths:
-            found = read_marks(PrivatePaths(paths=(file,)), file_format)
-            marks += found
-            progress.advance(f"{len(found)} marks")
-    part = digest_of([file_format, *sorted(pseudonymizer.uid_key(str(path.resolve())) for path in files.paths)])
-    rows, refused = match_marks(workspace, part, marks, pseudonymizer)
-    workspace.rebuild_series_tables()
-    table = workspace.rebuild_nodule_table()
-    reasons = _count_reasons(refused)
-    if rows == 0:
-        raise NothingUsableError(
-            "no annotation matches a series of the workspace",
-            where=", ".join(f"{count} x {reason}" for reason, count in reasons.items()) or "the files hold no nodule",
-            todo="Ingest the series first; rejected.parquet lists each mark with its reason.",
-        )
-    return {
-        "marks": rows,
-        "nodules": int(table["nodule_id"].nunique()),
-        "n_refused": len(refused),
-        "refused": reasons,
     }
 
 

@@ -10,8 +10,9 @@ from prefect import flow
 from data_contracts.errors import GateRefusedError, NothingUsableError
 from data_contracts.manifest import Split
 from data_contracts.params import IngestParams
+from flows.annotation import annotate_flow
 from flows.features import feature_params, features_flow
-from flows.ingest import annotate_flow, ingest_flow
+from flows.ingest import ingest_flow
 from flows.nightly_config import PrivatePlan, RunPlan, read_config
 from flows.prepare import prepare_flow
 from flows.progress import say

@@ -177,7 +177,9 @@ class Workspace:
         from data_contracts.nodules import NODULE_TABLE
 
         with self.lock("tables"):
-            parts = [NODULE_TABLE.read(part) for part in sorted(self.annotation_parts.glob("*.parquet"))]
+            # of two files with the same mark, the one that was read last speaks
+            files = sorted(self.annotation_parts.glob("*.parquet"), key=lambda part: (part.stat().st_mtime_ns, part))
+            parts = [NODULE_TABLE.read(part).drop(columns="file_keys", errors="ignore") for part in files]
             parts = [part for part in parts if len(part)]
             table = pd.concat(parts, ignore_index=True) if parts else NODULE_TABLE.empty()
             table = table.drop_duplicates(["nodule_id", "reader"], keep="last")

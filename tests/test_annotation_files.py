@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_contracts.errors import AnnotationError, UsageError
-from pipeline.annotations.tables import read_annotations
+from pipeline.annotations.formats import read_annotations
 from pipeline.annotations.xml_files import read_lidc_xml
 
 HEAD = "series_instance_uid,nodule,reader,x_mm,y_mm,z_mm,diameter_mm,malignancy,label\n"

@@ -9,8 +9,6 @@ import typer
 
 from flows.cli import app, session
 
-ANNOTATION_FORMATS = ("csv", "luna16", "lidc-xml", "voc-xml")
-
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one parameter; may be given again.")
 ]
@@ -43,22 +41,40 @@ def ingest(
 
 @app.command()
 def annotate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Annotation files of one format.")],
-    file_format: Annotated[str, typer.Option("--format", help="csv, luna16, lidc-xml or voc-xml.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Annotation files or folders of one format.")],
+    file_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="csv, luna16, lidc-xml, voc-xml, dicom-seg, dicom-sr (both may be mixed) or grand-challenge.",
+        ),
+    ],
+    coordinates: Annotated[
+        str,
+        typer.Option(
+            help="lps (the default), ras or voxel: the axes of csv; lps or ras of luna16 and grand-challenge."
+        ),
+    ] = "",
+    series: Annotated[str, typer.Option(help="UID or key of the series, where grand-challenge files name none.")] = "",
     keep_identity: Annotated[bool, typer.Option("--keep-identity", help="Keep direct identifiers in tables.")] = False,
 ) -> None:
-    """Match nodule annotations to the series of the workspace."""
-    from data_contracts.errors import UsageError
-    from flows.sources import existing_sources
+    """Match nodule annotations to the series of the workspace.
 
-    if file_format not in ANNOTATION_FORMATS:
-        raise UsageError(f"unknown annotation format {file_format!r}", todo=f"Known: {', '.join(ANNOTATION_FORMATS)}.")
+    Columns of csv: series_instance_uid or series_key or sop_instance_uid; x_mm, y_mm, z_mm in mm of the patient (LPS: x
+    to the left, y to the back, z to the head), or k, j, i as voxel indices from 0 (slice, row, column); diameter_mm,
+    which may be empty; optional coordinate_system, nodule, reader, label (1 malignant, 0 benign), malignancy and the
+    other LIDC ratings. A row whose place is not in its volume is refused with its line, and nothing is guessed.
+    """
+    from flows.sources import existing_sources
+    from pipeline.annotations.formats import check_format
+
+    check_format(file_format, coordinates)
     found = existing_sources(tuple(files))
     session.open()[1].require()
-    with session.engine("flows.ingest") as (_, workspace):
-        from flows.ingest import annotate_flow
+    with session.engine("flows.annotation") as (_, workspace):
+        from flows.annotation import annotate_flow
 
-        record = annotate_flow(str(workspace.root), found, file_format, keep_identity)
+        record = annotate_flow(str(workspace.root), found, file_format, keep_identity, coordinates, series)
     refused = ", ".join(f"{count} {reason}" for reason, count in record["refused"].items()) or "none"
     session.emit(
         record, f"{record['marks']} marks matched; {record['nodules']} nodules in the workspace; refused: {refused}"

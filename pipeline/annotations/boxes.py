@@ -16,12 +16,13 @@ _LARGEST_STEP = 2
 
 @dataclass(frozen=True)
 class BoxNodule:
-    """Boxes of one nodule. center_mm: LPS; diameter_mm: longest side of the largest box."""
+    """Boxes of one nodule. center_mm: LPS; diameter_mm: longest side of the largest box; file_numbers: of all boxes."""
 
     annotation: NoduleAnnotation
     record: SeriesRecord
     center_mm: tuple[float, float, float]
     diameter_mm: float
+    file_numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -82,4 +83,5 @@ def _nodule(group: list[_Box]) -> BoxNodule:
     x, y, z, _ = np.array(record.affine_lps) @ (k, j, i, 1.0)
     _, row_mm, column_mm = record.spacing_kji_mm
     sides = [max((box.right - box.left) * column_mm, (box.bottom - box.top) * row_mm) for box in group]
-    return BoxNodule(group[0].annotation, record, (float(x), float(y), float(z)), max(sides))
+    files = tuple(sorted({box.annotation.file_number for box in group}))
+    return BoxNodule(group[0].annotation, record, (float(x), float(y), float(z)), max(sides), files)

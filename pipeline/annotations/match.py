@@ -2,203 +2,187 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from data_contracts.errors import AnnotationError
 from data_contracts.nodules import NODULE_TABLE, RATINGS, NoduleAnnotation
 from data_contracts.reasons import ReasonCode
 from data_contracts.records import digest_of
 from data_contracts.series import Rejection, SeriesRecord
 from pipeline.annotations.boxes import merge_boxes
 from pipeline.annotations.clusters import cluster_marks
-from pipeline.annotations.contours import Contour, contour_centroid, contour_diameter_mm
+from pipeline.annotations.conventions import explanations
+from pipeline.annotations.places import OutsideError, PlacedMark, check_diameter, place
+from pipeline.annotations.series_index import SeriesIndex, contains
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 
-_LARGEST_MM = 500.0
-
-
-@dataclass(frozen=True)
-class PlacedMark:
-    """A mark in its series. center_mm: (3,) LPS."""
-
-    annotation: NoduleAnnotation
-    record: SeriesRecord
-    center_mm: NDArray[np.float64]
-    diameter_mm: float
+#: two marks of one reader nearer than this, and of diameters as near, are one mark given twice
+_SAME_MM = 0.5
+#: a reader's name need not be anyone's name, but may be; only plain words pass
+_READER = re.compile(r"[\w.-]{1,40}", re.ASCII)
 
 
 def match_annotations(
-    annotations: Sequence[NoduleAnnotation], series: Sequence[SeriesRecord], pseudonymizer: Pseudonymizer
+    annotations: Sequence[NoduleAnnotation],
+    series: Sequence[SeriesRecord],
+    pseudonymizer: Pseudonymizer,
+    file_names: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, list[Rejection]]:
     """Find the series of every mark and place it there in LPS mm.
 
-    A series is found by its key, or by the keyed digest of its original series or SOP Instance UID, so no
-    identifier is needed in the workspace. Boxes on neighbouring slices become one nodule; marks without a nodule name
-    are grouped by place, one a reader.
+    file_names: how a refusal calls file 1, 2, ... of the marks.
+
+    A series is found by its key, or by its original or pseudonymous UID or that of a slice (see SeriesIndex). Boxes on
+    neighbouring slices become one nodule; marks without a nodule name are grouped by place, one a reader.
 
     Returns
     -------
-    The table (NODULE_TABLE) and one rejection for each mark that has no series, lies outside it or cannot be read.
+    The table (NODULE_TABLE), with a column `file_numbers` (the files each row comes from), and one rejection for each
+    mark that has no series, lies outside it, repeats another or cannot be used, with its place in its file.
     """
-    index = _SeriesIndex(series, pseudonymizer)
+    index = SeriesIndex(series, pseudonymizer)
     placed: list[PlacedMark] = []
     boxes: list[tuple[NoduleAnnotation, SeriesRecord]] = []
-    refused: list[Rejection] = []
+    outside: list[tuple[NoduleAnnotation, SeriesRecord, str]] = []
+    refusals = _Refusals(pseudonymizer, file_names)
     for mark in annotations:
-        found = index.find(mark)
-        if not _readable(mark):
-            refused.append(_refuse(mark, ReasonCode.ANNOTATION_MALFORMED, found))
+        found, wrong = index.find(mark)
+        problem = mark.problem or ("" if _has_place(mark) else "it has no place")
+        if problem:
+            refusals.add(mark, ReasonCode.ANNOTATION_MALFORMED, found, problem)
         elif not found:
-            refused.append(_refuse(mark, ReasonCode.ANNOTATION_UNMATCHED, found))
+            refusals.add(mark, ReasonCode.ANNOTATION_UNMATCHED, found, wrong)
         elif mark.source.startswith("voc-xml"):
             boxes.append((mark, found[0]))
         else:
-            outcome = _place(mark, found, index)
-            if isinstance(outcome, Rejection):
-                refused.append(outcome)
-            else:
-                placed.append(outcome)
-    for box in merge_boxes(boxes, index.slice_of):
-        if _contains(box.record, np.array(box.center_mm)):
-            placed.append(PlacedMark(box.annotation, box.record, np.array(box.center_mm), box.diameter_mm))
-        else:
-            refused.append(_refuse(box.annotation, ReasonCode.ANNOTATION_OUTSIDE_VOLUME, [box.record]))
-    rows, repeated = _rows(placed, pseudonymizer)
-    refused += repeated
-    return NODULE_TABLE.validate(pd.DataFrame(rows) if rows else NODULE_TABLE.empty()), refused
+            try:
+                placed.append(place(mark, found, index))
+            except OutsideError as error:
+                outside.append((mark, found[0], str(error)))
+            except AnnotationError as error:
+                refusals.add(mark, ReasonCode.ANNOTATION_MALFORMED, found, error.what)
+    words = explanations([item.annotation for item in placed], [(mark, record) for mark, record, _ in outside])
+    for position, (mark, record, detail) in enumerate(outside):
+        refusals.add(mark, ReasonCode.ANNOTATION_OUTSIDE_VOLUME, [record], detail or words.get(position, ""))
+    placed += _placed_boxes(boxes, index, refusals)
+    rows = _rows(placed, pseudonymizer, refusals)
+    return NODULE_TABLE.validate(pd.DataFrame(rows) if rows else NODULE_TABLE.empty()), refusals.items
 
 
-class _SeriesIndex:
-    """Series by every name an annotation may use for them."""
+class _Refusals:
+    """Collects refusals, worded alike."""
 
-    def __init__(self, series: Sequence[SeriesRecord], pseudonymizer: Pseudonymizer) -> None:
+    def __init__(self, pseudonymizer: Pseudonymizer, file_names: Sequence[str]) -> None:
         self._pseudonymizer = pseudonymizer
-        self._by_name: dict[str, list[SeriesRecord]] = defaultdict(list)
-        self._slices: dict[str, dict[str, int]] = {}
-        for record in sorted(series, key=lambda record: record.series_key):
-            self._by_name[record.series_key].append(record)
-            self._by_name[record.series_uid_key].append(record)
-            for uid_key in dict.fromkeys(record.sop_uid_keys):
-                self._by_name[f"sop {uid_key}"].append(record)
+        self._names = dict(enumerate(file_names, start=1))
+        self.items: list[Rejection] = []
 
-    def find(self, mark: NoduleAnnotation) -> list[SeriesRecord]:
-        """Series that the mark may belong to; the slice it names decides before the series it names."""
-        key = self._pseudonymizer.uid_key
-        names = [f"sop {key(mark.sop_instance_uid)}"] if mark.sop_instance_uid else []
-        names += [mark.series_key] if mark.series_key else []
-        names += [key(mark.series_instance_uid), mark.series_instance_uid] if mark.series_instance_uid else []
-        return next((self._by_name[name] for name in names if name in self._by_name), [])
-
-    def slice_of(self, record: SeriesRecord, sop_instance_uid: str) -> int | None:
-        """k of a slice in its volume."""
-        if record.series_key not in self._slices:
-            self._slices[record.series_key] = {key: k for k, key in enumerate(record.sop_uid_keys)}
-        return self._slices[record.series_key].get(self._pseudonymizer.uid_key(sop_instance_uid))
+    def add(self, mark: NoduleAnnotation, reason: ReasonCode, found: Sequence[SeriesRecord], detail: str = "") -> None:
+        self.items.append(
+            Rejection(
+                path=self._names.get(mark.file_number, f"annotation {mark.source}"),
+                series_key=found[0].series_key if found else "",
+                reason=reason,
+                detail=": ".join(part for part in (mark.place, detail) if part),
+                sop_instance_uids=self._pseudonymizer.uids(uid for uid in (mark.sop_instance_uid,) if uid),
+            )
+        )
 
 
-def _readable(mark: NoduleAnnotation) -> bool:
-    if mark.contours:
-        return True
-    return mark.lps_mm is not None and mark.diameter_mm is not None and 0 < mark.diameter_mm <= _LARGEST_MM
+def _has_place(mark: NoduleAnnotation) -> bool:
+    return bool(mark.contours or mark.outlines or mark.pixel_kji is not None or mark.lps_mm is not None)
 
 
-def _place(mark: NoduleAnnotation, found: list[SeriesRecord], index: _SeriesIndex) -> PlacedMark | Rejection:
-    if mark.contours:
-        return _place_contours(mark, found[0], index)
-    center = np.array(mark.lps_mm, dtype=np.float64)
-    # parts of a split series share its UID: the point says which
-    record = next((record for record in found if _contains(record, center)), None)
-    if record is None:
-        return _refuse(mark, ReasonCode.ANNOTATION_OUTSIDE_VOLUME, found)
-    return PlacedMark(mark, record, center, float(mark.diameter_mm or 0))
+def _placed_boxes(
+    boxes: list[tuple[NoduleAnnotation, SeriesRecord]], index: SeriesIndex, refusals: _Refusals
+) -> list[PlacedMark]:
+    placed = []
+    for box in merge_boxes(boxes, index.slice_of):
+        center = np.array(box.center_mm)
+        try:
+            check_diameter(box.diameter_mm, box.record)
+        except AnnotationError as error:
+            refusals.add(box.annotation, ReasonCode.ANNOTATION_MALFORMED, [box.record], error.what)
+            continue
+        if contains(box.record, center)[0]:
+            placed.append(PlacedMark(box.annotation, box.record, center, box.diameter_mm, box.file_numbers))
+        else:
+            refusals.add(box.annotation, ReasonCode.ANNOTATION_OUTSIDE_VOLUME, [box.record])
+    return placed
 
 
-def _place_contours(mark: NoduleAnnotation, record: SeriesRecord, index: _SeriesIndex) -> PlacedMark | Rejection:
-    """Centre and diameter as pylidc defines them: mean of all contour points, largest distance on one slice."""
-    contours = []
-    for uid, _, inclusion, points in mark.contours:
-        k = index.slice_of(record, uid)
-        if k is None:
-            return _refuse(mark, ReasonCode.ANNOTATION_OUTSIDE_VOLUME, [record])
-        contours.append(Contour(float(k), inclusion, np.array(points, dtype=np.int32)))
-    column, row, k_mean = contour_centroid(contours)
-    center = _affine(record) @ (k_mean, row, column, 1.0)
-    _, row_mm, column_mm = record.spacing_kji_mm
-    diameter = contour_diameter_mm(contours, (row_mm, column_mm))
-    if not 0 < diameter <= _LARGEST_MM:
-        return _refuse(mark, ReasonCode.ANNOTATION_MALFORMED, [record])
-    if not _contains(record, center[:3]):
-        return _refuse(mark, ReasonCode.ANNOTATION_OUTSIDE_VOLUME, [record])
-    return PlacedMark(mark, record, center[:3], diameter)
-
-
-def _affine(record: SeriesRecord) -> NDArray[np.float64]:
-    return np.array(record.affine_lps, dtype=np.float64)
-
-
-def _contains(record: SeriesRecord, center_mm: NDArray[np.float64]) -> bool:
-    kji = np.linalg.solve(_affine(record), np.append(center_mm, 1.0))[:3]
-    return bool(np.all(kji >= -0.5) and np.all(kji <= np.array(record.shape_kji) - 0.5))
-
-
-def _rows(placed: list[PlacedMark], pseudonymizer: Pseudonymizer) -> tuple[list[dict[str, object]], list[Rejection]]:
+def _rows(placed: list[PlacedMark], pseudonymizer: Pseudonymizer, refusals: _Refusals) -> list[dict[str, object]]:
     """Rows of the table, (nodule_id, reader) unique."""
     groups: dict[tuple[str, str], list[PlacedMark]] = defaultdict(list)
-    for mark in placed:
+    for mark in _without_repeats(placed, refusals):
         groups[mark.record.series_key, mark.annotation.nodule].append(mark)
-    rows: list[dict[str, object]] = []
-    refused: list[Rejection] = []
+    rows: dict[tuple[str, str], dict[str, object]] = {}
     for (series_key, name), marks in groups.items():
-        if name:
-            seen: set[str] = set()
-            for mark in marks:
-                if mark.annotation.reader in seen:
-                    detail = "the reader marked this nodule in an earlier row"
-                    refused.append(_refuse(mark.annotation, ReasonCode.ANNOTATION_MALFORMED, [mark.record], detail))
-                    continue
-                seen.add(mark.annotation.reader)
-                rows.append(_row(mark, pseudonymizer.key("nodule", f"{series_key} {name}")))
-            continue
-        centers = np.array([mark.center_mm for mark in marks])
-        diameters = np.array([mark.diameter_mm for mark in marks])
-        cluster = cluster_marks(centers, diameters, [mark.annotation.reader for mark in marks])
-        for number in np.unique(cluster):
-            middle = np.round(centers[cluster == number].mean(axis=0), 1) + 0.0
-            nodule_id = digest_of([series_key, "place", middle.tolist()])
-            rows += [_row(mark, nodule_id) for mark, own in zip(marks, cluster, strict=True) if own == number]
-    return _unique(rows), refused
+        nodule_ids = [pseudonymizer.key("nodule", f"{series_key} {name}")] * len(marks)
+        if not name:
+            nodule_ids = _ids_by_place(series_key, marks)
+        for mark, nodule_id in zip(marks, nodule_ids, strict=True):
+            row = _row(mark, nodule_id, pseudonymizer)
+            if (nodule_id, str(row["reader"])) in rows:
+                detail = "the reader marked this nodule in an earlier row, elsewhere"
+                refusals.add(mark.annotation, ReasonCode.ANNOTATION_MALFORMED, [mark.record], detail)
+            else:
+                rows[nodule_id, str(row["reader"])] = row
+    return list(rows.values())
 
 
-def _unique(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    """Rows without repeats: the same mark given twice is one mark."""
-    return list({(row["nodule_id"], row["reader"]): row for row in rows}.values())
+def _without_repeats(placed: list[PlacedMark], refusals: _Refusals) -> list[PlacedMark]:
+    """Marks without those that a reader gave before, at the same place with the same size."""
+    kept: dict[tuple[str, str, str], list[PlacedMark]] = defaultdict(list)
+    for mark in placed:
+        own = kept[mark.record.series_key, mark.annotation.reader, mark.annotation.nodule]
+        first = next((earlier for earlier in own if _same(earlier, mark)), None)
+        if first is None:
+            own.append(mark)
+        else:
+            detail = f"repeats {first.annotation.place or 'another mark'}"
+            refusals.add(mark.annotation, ReasonCode.ANNOTATION_REPEATED, [mark.record], detail)
+    return [mark for own in kept.values() for mark in own]
 
 
-def _row(mark: PlacedMark, nodule_id: str) -> dict[str, object]:
+def _same(one: PlacedMark, other: PlacedMark) -> bool:
+    near = float(np.linalg.norm(one.center_mm - other.center_mm)) < _SAME_MM
+    return near and abs((one.diameter_mm or 0) - (other.diameter_mm or 0)) < _SAME_MM
+
+
+def _ids_by_place(series_key: str, marks: list[PlacedMark]) -> list[str]:
+    """Nodule of each mark: those of several readers that lie together are one, named after its middle."""
+    centers = np.array([mark.center_mm for mark in marks])
+    diameters = np.array([mark.diameter_mm or 0.0 for mark in marks])
+    cluster = cluster_marks(centers, diameters, [mark.annotation.reader for mark in marks])
+    middles = {number: np.round(centers[cluster == number].mean(axis=0), 1) + 0.0 for number in np.unique(cluster)}
+    return [digest_of([series_key, "place", middles[number].tolist()]) for number in cluster]
+
+
+def _row(mark: PlacedMark, nodule_id: str, pseudonymizer: Pseudonymizer) -> dict[str, object]:
     x, y, z = (float(value) for value in mark.center_mm)
+    annotation = mark.annotation
+    volume = annotation.volume_mm3
+    reader = annotation.reader
     return {
         "nodule_id": nodule_id,
         "series_key": mark.record.series_key,
-        "reader": mark.annotation.reader,
+        "reader": reader if _READER.fullmatch(reader) else f"reader-{pseudonymizer.key('reader', reader, 6)}",
         "x_mm": x,
         "y_mm": y,
         "z_mm": z,
-        "diameter_mm": float(mark.diameter_mm),
-        **{name: mark.annotation.ratings.get(name, np.nan) for name in RATINGS},
-        "label": pd.NA if mark.annotation.label is None else mark.annotation.label,
-        "source": mark.annotation.source,
+        "diameter_mm": np.nan if mark.diameter_mm is None else float(mark.diameter_mm),
+        **{name: annotation.ratings.get(name, np.nan) for name in RATINGS},
+        "label": pd.NA if annotation.label is None else annotation.label,
+        "source": annotation.source,
+        "volume_mm3": np.nan if volume is None else volume,
+        # of the ball of the same volume
+        "equivalent_diameter_mm": np.nan if volume is None else float(np.cbrt(6 * volume / np.pi)),
+        "probability": np.nan if annotation.probability is None else annotation.probability,
+        "file_numbers": list(mark.file_numbers),
     }
-
-
-def _refuse(mark: NoduleAnnotation, reason: ReasonCode, found: Sequence[SeriesRecord], detail: str = "") -> Rejection:
-    return Rejection(
-        path=f"annotation {mark.source}",
-        series_key=found[0].series_key if found else "",
-        reason=reason,
-        detail=", ".join(part for part in (mark.place, detail) if part),
-    )
