@@ -88,6 +88,26 @@ class IngestParams(Params):
     compress: bool = False
 
 
+class DeidentifyParams(Params):
+    """Options of the confidentiality profile (DICOM PS3.15 Annex E) for DICOM that leaves as DICOM.
+
+    retain_dates: dates of a patient move together by a secret number of days and times stay, so that intervals hold;
+        without it they are removed or emptied.
+    retain_device: serial numbers, station names and calibration dates stay.
+    retain_patient: sex, age (90 and more as 90), size, weight and the like stay.
+    retain_safe_private: private elements that are known to hold technical numbers stay.
+    clean_descriptors: words of CT stay in descriptions; without it they are removed or emptied.
+    burned_in: objects with text in their pixels are refused, blanked where the places are known, or only flagged.
+    """
+
+    retain_dates: bool = True
+    retain_device: bool = False
+    retain_patient: bool = False
+    retain_safe_private: bool = True
+    clean_descriptors: bool = True
+    burned_in: Literal["refuse", "blank", "flag"] = "refuse"
+
+
 class SplitParams(Params):
     """Fractions of patients; what is left of train and validation is test.
 
@@ -263,8 +283,10 @@ class ReviewParams(Params):
 
     key_image_size_mm: side of a key image.
     min_diameter_mm: smaller nodules are left out.
+    lung_segmenter: a folder of `segmenters/` in the workspace with a trained network; empty takes the classical mask.
     """
 
     key_image_size_mm: float = Field(60.0, gt=0)
     pdf: bool = True
     min_diameter_mm: float = Field(0.0, ge=0)
+    lung_segmenter: str = Field("", pattern=r"^[A-Za-z0-9_-]*$")
