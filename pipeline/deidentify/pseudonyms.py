@@ -49,7 +49,11 @@ class Pseudonymizer:
 
         Its first 64 bits are `uid_key(uid)`, so `key_of_pseudonym` finds the key without the original.
         """
-        return f"2.25.{int(self.key('uid', uid.strip().rstrip(chr(0)), 32), 16)}"
+        return self.uid_of_key(self.uid_key(uid))
+
+    def uid_of_key(self, uid_key: str) -> str:
+        """The pseudonymous UID of an original of which only the key is left, as in the tables of a workspace."""
+        return f"2.25.{int(uid_key + self.key('uid-tail', uid_key), 16)}"
 
     @staticmethod
     def key_of_pseudonym(uid: str) -> str:
@@ -63,12 +67,19 @@ class Pseudonymizer:
         """Key of a patient; the issuer tells two hospitals' patient 1 apart."""
         return self.key("patient", patient_id.strip() + "\0" + issuer.strip())
 
+    def header_patient_key(self, patient_id: str, issuer: str, study_instance_uid: str) -> str:
+        """Key of the patient of a header; nobody's id is no id: such patients are told apart by their study."""
+        return self.patient_key(patient_id or f"study {study_instance_uid}", issuer)
+
+    def shift_days(self, patient_key: str) -> int:
+        """By how many days the dates of a patient move back."""
+        return int(self.key("date", patient_key), 16) % _SHIFT_DAYS + 1
+
     def shift_date(self, patient_key: str, yyyymmdd: str) -> str:
         """The date moved back by the patient's own offset, so intervals stay; "" where it is no date."""
         try:
             day = datetime.strptime(yyyymmdd.strip()[:8], "%Y%m%d")
-            offset = int(self.key("date", patient_key), 16) % _SHIFT_DAYS + 1
-            return f"{day - timedelta(days=offset):%Y%m%d}".zfill(8)
+            return f"{day - timedelta(days=self.shift_days(patient_key)):%Y%m%d}".zfill(8)
         except (ValueError, OverflowError):
             return ""
 
