@@ -26,7 +26,7 @@ from flows.sources import existing_sources
 from flows.workspace import Workspace
 from models.predict import Predictor
 from pipeline.cohort.consensus import nodules_by_consensus
-from pipeline.imaging.lungs import segment_lungs
+from pipeline.imaging.lungs import LungMask, LungSegmenter, segment_lungs
 from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.patches import extract_patch
 from pipeline.review.html import render_study
@@ -40,6 +40,8 @@ NOT_EXAMINED = (
     "Lymph nodes, pleura, heart, bone and upper abdomen.",
     "Prior studies: no comparison was made.",
 )
+
+_DEFAULTS = ReviewParams()
 
 
 def study_keys_of(workspace: Workspace, sources: list[str], site: str) -> list[str]:
@@ -65,6 +67,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     nodules = workspace.nodules()
     nodules = nodules[nodules["series_key"].isin([record.series_key for record in records])]
     predictor = Predictor.load(run_folder) if len(nodules) else None
+    segmenter = _lung_segmenter(workspace, params)
     images: dict[str, bytes] = {}
     findings: list[Finding] = []
     for record in records:
@@ -74,7 +77,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
         if predictor is None or rows.empty:
             continue
         volume = read_nifti(workspace.root / record.volume_path)
-        found, pictures = _findings(volume, record, rows, predictor, params)
+        found, pictures = _findings(volume, record, rows, predictor, segment_lungs(volume, segmenter), params)
         findings += found
         images |= pictures
     findings.sort(key=lambda finding: -(finding.probability or 0.0))
@@ -107,7 +110,12 @@ def _write(folder: Path, review: StudyReview, images: dict[str, bytes], params: 
 
 
 def _findings(
-    volume: CTVolume, record: SeriesRecord, rows: pd.DataFrame, predictor: Predictor, params: ReviewParams
+    volume: CTVolume,
+    record: SeriesRecord,
+    rows: pd.DataFrame,
+    predictor: Predictor,
+    lungs: LungMask,
+    params: ReviewParams,
 ) -> tuple[list[Finding], dict[str, bytes]]:
     card = predictor.card
     patch_params = patch_params_of(card)
@@ -115,7 +123,6 @@ def _findings(
     cut = [extract_patch(volume, center, patch_params) for center in centers]
     diameters = rows["diameter_mm"].to_numpy(dtype=np.float64)
     scores = apply_calibration(card.calibration, predictor.logits(np.stack([patch for patch, _ in cut])), diameters)
-    lungs = segment_lungs(volume)
     findings, images = [], {}
     for number, row in enumerate(rows.to_dict("records")):
         finding_id = digest_of([record.series_key, row["nodule_id"]], length=8)
@@ -145,6 +152,15 @@ def _findings(
             )
         )
     return findings, images
+
+
+def _lung_segmenter(workspace: Workspace, params: ReviewParams) -> LungSegmenter | None:
+    """The trained segmenter that the parameters name; None where the classical mask is wanted."""
+    if not params.lung_segmenter:
+        return None
+    from models.lung_segmenter import load_lung_segmenter
+
+    return load_lung_segmenter(workspace.segmenters_root / params.lung_segmenter)
 
 
 def patch_params_of(card: ModelCard) -> PatchParams:
@@ -191,13 +207,19 @@ def _series_summary(record: SeriesRecord) -> SeriesSummary:
 
 
 @flow(name="review", log_prints=False)
-def review_flow(workspace_root: str, study_keys: list[str], model_name: str, version: str = CHAMPION) -> dict[str, Any]:
+def review_flow(
+    workspace_root: str,
+    study_keys: list[str],
+    model_name: str,
+    version: str = CHAMPION,
+    params: ReviewParams = _DEFAULTS,
+) -> dict[str, Any]:
     """Reports of some studies, one task a study."""
     workspace = Workspace(Path(workspace_root))
     reports = []
     with stage("review", len(study_keys)) as progress:
         for key in study_keys:
-            review_study(workspace, key, model_name, version, ReviewParams())
+            review_study(workspace, key, model_name, version, params)
             folder = workspace.reviews_root / key
             review = StudyReview.read(folder / "review.json")
             n_findings = len(review.findings)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.cli import app, session
+from flows.commands.data import SetOption
 
 
 @app.command()
@@ -15,14 +16,19 @@ def review(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="As in ingest, or a study_key.")],
     site: Annotated[str, typer.Option(help="Name of the site the studies come from.")] = "review",
     version: Annotated[str, typer.Option(help="Version or alias to ask.")] = "champion",
+    settings_: SetOption = None,
 ) -> None:
     """Write a report of every nodule of a study, as the champion sees it."""
+    from data_contracts.params import ReviewParams
+    from flows.presets import assignments
+
+    params = ReviewParams.from_mapping(assignments(settings_), where="--set")
     session.open()[1].require()
     with session.engine("flows.review") as (settings, workspace):
         from flows.review import review_flow, study_keys_of
 
         keys = study_keys_of(workspace, sources, site)
-        record = review_flow(str(workspace.root), keys, settings.model_name, version)
+        record = review_flow(str(workspace.root), keys, settings.model_name, version, params)
     lines = [f"{item['n_findings']} findings: {item['report']}" for item in record["reports"]]
     session.emit(record, "\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""A classical lung mask: air inside the body, two lungs, closed over vessels and nodules. No download, no training.
+"""The lungs: a classical mask that needs no download and no training, or that of a network, and what speaks against it.
 
     coarse grid -> below -400 HU -> minus what touches the sides of the volume -> large parts -> left and right
     -> closing and holes -> LungMask
@@ -10,7 +10,7 @@ is connected at that resolution.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ _AIR_BELOW_HU = -400.0
 _MIN_PART_ML = 80.0
 #: Vessels and nodules up to about twice this are closed over.
 _CLOSING_MM = 9.0
-#: Two lungs joined by a thin bridge come apart within so many erosions of _GRID_MM.
+#: Two lungs joined by a thin bridge come apart within so many erosions of a voxel.
 _MAX_EROSIONS = 8
 _RIGHT, _LEFT = 1, 2
 #: Inflated lungs of adults hold 2-9 l; less is a part of a chest or a wrong mask, more is not only lung.
@@ -93,13 +93,29 @@ class LungMask:
         return float(distances[nearest]), int(self.sides[k, j, i])
 
 
-def segment_lungs(volume: CTVolume) -> LungMask:
-    """The lungs of a chest CT on any grid; an empty, implausible mask where there are none."""
-    coarse = resample(volume, _GRID_MM)
-    smoothed_hu = ndimage.median_filter(coarse.hu, size=3)
-    air = _without_outside_air(smoothed_hu < _AIR_BELOW_HU)
-    sides = _fill(_left_and_right(_large_parts(air)))
-    voxel_ml = _GRID_MM**3 / 1000.0
+class LungSegmenter(Protocol):
+    """Tells lung from everything else on a patient-oriented grid (k superior, j posterior, i left)."""
+
+    spacing_mm: float
+
+    def __call__(self, hu: NDArray[np.int16]) -> NDArray[np.bool_]:
+        """Where lung is, bool (k, j, i), of int16 HU (k, j, i) sampled every `spacing_mm`."""
+
+
+def segment_lungs(volume: CTVolume, segmenter: LungSegmenter | None = None) -> LungMask:
+    """The lungs of a chest CT on any grid; an empty, implausible mask where there are none.
+
+    segmenter: a trained one in place of the classical; sides, volumes and doubts are found in the same way.
+    """
+    grid_mm = _GRID_MM if segmenter is None else segmenter.spacing_mm
+    coarse = resample(volume, grid_mm)
+    if segmenter is None:
+        smoothed_hu = ndimage.median_filter(coarse.hu, size=3)
+        lungs = _without_outside_air(smoothed_hu < _AIR_BELOW_HU)
+    else:
+        lungs = segmenter(coarse.hu)
+    sides = _fill(_left_and_right(_large_parts(lungs, grid_mm)), grid_mm)
+    voxel_ml = grid_mm**3 / 1000.0
     right_ml, left_ml = (float((sides == side).sum()) * voxel_ml for side in (_RIGHT, _LEFT))
     return LungMask(sides, coarse.affine, right_ml, left_ml, _doubts(right_ml, left_ml, coarse.hu[sides > 0]))
 
@@ -112,9 +128,9 @@ def _without_outside_air(air: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(air & ~np.isin(labels, outside))
 
 
-def _large_parts(air: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _large_parts(air: NDArray[np.bool_], grid_mm: float) -> NDArray[np.bool_]:
     labels, n_parts = ndimage.label(air)
-    size_ml = np.bincount(labels.ravel(), minlength=n_parts + 1) * _GRID_MM**3 / 1000.0
+    size_ml = np.bincount(labels.ravel(), minlength=n_parts + 1) * grid_mm**3 / 1000.0
     size_ml[0] = 0.0
     return np.asarray((size_ml >= max(_MIN_PART_ML, 0.05 * size_ml.max()))[labels])
 
@@ -140,9 +156,9 @@ def _left_and_right(lungs: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.asarray(lungs * np.where(i < lungs.shape[2] / 2, _RIGHT, _LEFT), dtype=np.uint8)
 
 
-def _fill(sides: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _fill(sides: NDArray[np.uint8], grid_mm: float) -> NDArray[np.uint8]:
     """Each lung closed with a ball and its holes filled slice by slice; the right lung wins where both claim."""
-    radius = int(_CLOSING_MM / _GRID_MM)
+    radius = max(int(_CLOSING_MM / grid_mm), 1)
     ball = np.linalg.norm(np.indices((2 * radius + 1,) * 3) - radius, axis=0) <= radius
     filled = np.zeros_like(sides)
     for side in (_LEFT, _RIGHT):
