@@ -100,7 +100,8 @@ def _segments(ds: Dataset) -> list[Segment]:
                 planes[number].append(plane)
                 sources.setdefault(number, _source_sop(group, shared))
     distance_mm = _plane_distance_mm(heights, groups[0], shared)
-    return [_segment(ds, item, planes, sources, distance_mm) for item in ds.SegmentSequence]
+    # segment 0 of a label map is its background
+    return [_segment(ds, item, planes, sources, distance_mm) for item in ds.SegmentSequence if int(item.SegmentNumber)]
 
 
 def _segment(

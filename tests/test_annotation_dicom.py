@@ -1,0 +1,260 @@
+"""Marks of DICOM segmentations and reports land where their voxels lie, with the ratings that belong to them."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import annotation_factory as factory
+from annotation_factory import PSEUDONYMS, affine_of, ball, code, evaluation, record_of, saved, segmentation
+from dicom_factory import Truth
+
+from data_contracts.errors import AnnotationError
+from data_contracts.reasons import ReasonCode
+from pipeline.annotations.formats import read_annotation_files, read_annotations
+from pipeline.annotations.match import match_annotations
+
+Series = tuple[Truth, list[Dataset]]
+
+
+@pytest.fixture(scope="module")
+def series() -> Series:
+    return factory.oblique_series()
+
+
+def center_of(mask: np.ndarray, truth: Truth) -> np.ndarray:
+    """Centre of mass, LPS mm."""
+    middle = np.argwhere(mask).mean(axis=0)
+    return (affine_of(truth) @ np.append(middle, 1.0))[:3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "syntax"),
+    [
+        ("BINARY", ExplicitVRLittleEndian),
+        ("FRACTIONAL", ExplicitVRLittleEndian),
+        ("FRACTIONAL", RLELossless),
+        ("LABELMAP", ExplicitVRLittleEndian),
+        ("LABELMAP", RLELossless),
+    ],
+)
+def test_every_kind_of_segmentation_gives_centre_of_mass_diameter_and_volume(
+    series: Series, tmp_path: Path, kind: str, syntax: str
+) -> None:
+    truth, datasets = series
+    masks = [ball((4, 15, 12), 4.2, truth), ball((9, 30, 25), 3.1, truth)]
+    seg = segmentation(datasets, masks, ["one", "two"], [None, None], kind, syntax)
+    marks = read_annotations(saved(seg, tmp_path, "seg.dcm"), "dicom-seg")
+    table, refused = match_annotations(marks, [record_of(truth, datasets)], PSEUDONYMS)
+    assert refused == []
+    table = table.sort_values("diameter_mm", ascending=False)
+    for row, mask, radius in zip(table.itertuples(), masks, (4.2, 3.1), strict=True):
+        assert np.allclose((row.x_mm, row.y_mm, row.z_mm), center_of(mask, truth), atol=1e-3)
+        assert abs(row.diameter_mm - 2 * radius) < 1.2
+        assert row.volume_mm3 == pytest.approx(mask.sum() * 0.6 * 0.9 * 2.0, rel=1e-4)
+        assert row.equivalent_diameter_mm == pytest.approx(2 * radius, abs=0.6)
+
+
+def test_lidc_files_of_idc_are_one_nodule_with_a_row_a_reader_and_each_its_own_ratings(
+    series: Series, tmp_path: Path
+) -> None:
+    truth, datasets = series
+    nodule_uid = generate_uid()
+    # the readers' annotations of one nodule share its tracking UID, as lidc2dicom writes them
+    for reader, malignancy in enumerate((2, 4, 5)):
+        text = f"Nodule 1 - Annotation IL057_{reader}"
+        seg = segmentation(datasets, [ball((5, 20, 18 + reader), 4, truth)], [text], [nodule_uid])
+        said = {2: "Moderately Unlikely", 4: "Moderately Suspicious", 5: "Highly Suspicious"}[malignancy]
+        evaluations = [
+            evaluation(
+                factory.MALIGNANCY,
+                code(f"90{malignancy}", "99LIDCQIICR", f"{malignancy} out of 5 ({said} for Cancer)"),
+            ),
+            evaluation(factory.SUBTLETY, code("105", "99LIDCQIICR", "5 out of 5 (Obvious)")),
+            evaluation(factory.TEXTURE, code("RID50152", "RadLex", "part-solid pulmonary nodule")),
+            evaluation(factory.CALCIFICATION, code("RID28473", "RadLex", "Absent")),
+        ]
+        group = factory.segment_group(seg, 1, datasets, text, nodule_uid, evaluations, 9.5 + reader, 321.0)
+        saved(seg, tmp_path, f"seg{reader}.dcm")
+        saved(factory.report([*datasets, seg], [group]), tmp_path, f"sr{reader}.dcm")
+    for number, ds in enumerate(datasets[:3]):
+        factory.saved(_file(ds), tmp_path, f"ct{number}.dcm")
+    marks = read_annotations(tmp_path, "dicom-sr")
+    table, refused = match_annotations(marks, [record_of(truth, datasets)], PSEUDONYMS)
+    assert refused == []
+    assert table["nodule_id"].nunique() == 1
+    table = table.sort_values("malignancy")
+    assert table["malignancy"].tolist() == [2, 4, 5]
+    assert table["diameter_mm"].tolist() == [9.5, 10.5, 11.5]
+    assert set(table["volume_mm3"]) == {321.0}
+    assert (table[["subtlety", "texture", "calcification"]] == [5, 3, 6]).all(axis=None)
+    assert table["reader"].nunique() == 3
+    assert not table["reader"].str.contains("Quack|IL057").any()
+    for reader, row in enumerate(table.itertuples()):
+        mask = ball((5, 20, 18 + reader), 4, truth)
+        assert np.allclose((row.x_mm, row.y_mm, row.z_mm), center_of(mask, truth), atol=1e-3)
+
+
+def _file(ds: Dataset) -> Dataset:
+    from pydicom.dataset import FileMetaDataset
+
+    ds = Dataset(ds)
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    return ds
+
+
+def test_a_report_without_its_segmentation_is_refused_by_group(series: Series, tmp_path: Path) -> None:
+    truth, datasets = series
+    seg = segmentation(datasets, [ball((5, 20, 18), 4, truth)], ["one"], [generate_uid()])
+    group = factory.segment_group(seg, 1, datasets, "one", generate_uid(), [], 8, 100)
+    marks = read_annotations(saved(factory.report([*datasets, seg], [group]), tmp_path, "sr.dcm"), "dicom-sr")
+    table, refused = match_annotations(marks, [record_of(truth, datasets)], PSEUDONYMS)
+    assert len(table) == 0
+    assert [item.reason for item in refused] == [ReasonCode.ANNOTATION_MALFORMED]
+    assert refused[0].detail.startswith("measurement group 1: the segmentation it refers to is not among the files")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [code("777", "99OTHER", "very suspicious"), code("4", "99OTHER", "4 out of 6"), code("006", "99LIDCQIICR", "six")],
+)
+def test_a_rating_whose_code_is_not_known_refuses_the_mark_and_is_never_guessed(
+    series: Series, tmp_path: Path, value: hd.sr.CodedConcept
+) -> None:
+    truth, datasets = series
+    uid = generate_uid()
+    seg = segmentation(datasets, [ball((5, 20, 18), 4, truth)], ["one"], [uid])
+    group = factory.segment_group(seg, 1, datasets, "one", uid, [evaluation(factory.MALIGNANCY, value)], 8, 100)
+    paths = [saved(seg, tmp_path, "seg.dcm"), saved(factory.report([*datasets, seg], [group]), tmp_path, "sr.dcm")]
+    marks = read_annotation_files(paths, "dicom-seg").marks
+    table, refused = match_annotations(marks, [record_of(truth, datasets)], PSEUDONYMS)
+    assert len(table) == 0
+    assert "no known value of malignancy" in refused[0].detail
+    assert refused[0].detail.startswith("file 1, segment 1")
+
+
+def test_regions_on_images_and_in_the_patient_are_placed_without_a_segmentation(series: Series, tmp_path: Path) -> None:
+    truth, datasets = series
+    affine = affine_of(truth)
+    # DICOM counts pixels from the corner of the first: its centre is 0.5, 0.5
+    ellipse = np.array([(12, 20), (22, 20), (17, 17), (17, 23)]) + 0.5
+    circle = hd.sr.ImageRegion(
+        graphic_type=hd.sr.GraphicTypeValues.ELLIPSE,
+        graphic_data=ellipse,
+        source_image=hd.sr.SourceImageForRegion(datasets[6].SOPClassUID, datasets[6].SOPInstanceUID),
+    )
+    point = hd.sr.ImageRegion3D(
+        graphic_type=hd.sr.GraphicTypeValues3D.POINT,
+        graphic_data=(affine @ (3, 30, 9, 1))[None, :3],
+        frame_of_reference_uid=datasets[0].FrameOfReferenceUID,
+    )
+    groups = [
+        hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=hd.sr.TrackingIdentifier(uid=generate_uid(), identifier=f"finding {number}"),
+            referenced_region=region,
+            finding_type=codes.SCT.Nodule,
+            measurements=measurements,
+        )
+        for number, (region, measurements) in enumerate(
+            [
+                (circle, None),
+                (point, [hd.sr.Measurement(name=codes.SCT.LongAxis, value=0.7, unit=codes.UCUM.Centimeter)]),
+            ]
+        )
+    ]
+    marks = read_annotations(saved(factory.report(datasets, groups), tmp_path, "sr.dcm"), "dicom-sr")
+    table, refused = match_annotations(marks, [record_of(truth, datasets)], PSEUDONYMS)
+    assert refused == []
+    table = table.sort_values("diameter_mm")
+    assert np.allclose(table[["x_mm", "y_mm", "z_mm"]], [(affine @ (3, 30, 9, 1))[:3], (affine @ (6, 20, 17, 1))[:3]])
+    assert np.allclose(table["diameter_mm"], [7.0, 10 * 0.9])
+
+
+def test_a_segment_of_several_separate_pieces_is_several_nodules(series: Series, tmp_path: Path) -> None:
+    truth, datasets = series
+    masks = [ball((3, 10, 8), 3, truth), ball((11, 36, 30), 4, truth)]
+    seg = segmentation(datasets, [masks[0] | masks[1]], ["nodules"], [None])
+    marks = read_annotations(saved(seg, tmp_path, "seg.dcm"), "dicom-seg")
+    table, refused = match_annotations(marks, [record_of(truth, datasets)], PSEUDONYMS)
+    assert refused == []
+    assert table["nodule_id"].nunique() == 2
+    found = table.sort_values("volume_mm3")[["x_mm", "y_mm", "z_mm"]].to_numpy()
+    assert np.allclose(found, [center_of(mask, truth) for mask in masks], atol=1e-3)
+
+
+def test_an_organ_is_no_nodule_and_a_segment_may_not_be_empty(series: Series, tmp_path: Path) -> None:
+    truth, datasets = series
+    seg = segmentation(datasets, [ball((5, 20, 18), 8, truth), ball((5, 20, 18), 4, truth)], ["a", "b"], [None, None])
+    category = seg.SegmentSequence[0].SegmentedPropertyCategoryCodeSequence[0]
+    category.CodeValue, category.CodeMeaning = "123037004", "Anatomical Structure"
+    kind = seg.SegmentSequence[0].SegmentedPropertyTypeCodeSequence[0]
+    kind.CodeValue, kind.CodeMeaning = "39607008", "Lung"
+    empty = copy.deepcopy(seg.SegmentSequence[1])
+    empty.SegmentNumber = 3
+    seg.SegmentSequence.append(empty)
+    marks = read_annotations(saved(seg, tmp_path, "seg.dcm"), "dicom-seg")
+    table, refused = match_annotations(marks, [record_of(truth, datasets)], PSEUDONYMS)
+    assert len(table) == 1
+    assert [item.detail for item in refused] == [
+        "segment 1: the segment is an anatomical structure, no nodule",
+        "segment 3: no pixel is marked",
+    ]
+
+
+def test_what_is_no_segmentation_or_report_is_refused_in_one_line(series: Series, tmp_path: Path) -> None:
+    truth, datasets = series
+    seg = segmentation(datasets, [ball((5, 20, 18), 4, truth)], ["one"], [None])
+    whole = saved(seg, tmp_path, "seg.dcm").read_bytes()
+    files = {
+        "ct.dcm": None,
+        "text.dcm": b"no dicom at all",
+        "empty.dcm": b"",
+        "cut.dcm": whole[: len(whole) // 2],
+        "tail.dcm": whole[:-40],
+    }
+    for name, content in files.items():
+        path = tmp_path / name
+        if content is None:
+            saved(_file(datasets[0]), tmp_path, name)
+        else:
+            path.write_bytes(content)
+        with pytest.raises(AnnotationError) as caught:
+            read_annotations(path, "dicom-seg")
+        assert "\n" not in caught.value.line()
+        assert str(tmp_path) not in caught.value.line()
+
+
+def test_segmentations_that_lie_about_their_frames_are_refused(series: Series, tmp_path: Path) -> None:
+    truth, datasets = series
+
+    def broken(change: object) -> str:
+        seg = segmentation(datasets, [ball((5, 20, 18), 4, truth)], ["one"], [None])
+        change(seg)
+        with pytest.raises(AnnotationError) as caught:
+            read_annotations(saved(seg, tmp_path, "seg.dcm"), "dicom-seg")
+        return caught.value.line()
+
+    def spacing(seg: Dataset) -> None:
+        seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing = [0, 0.9]
+
+    def orientation(seg: Dataset) -> None:
+        plane = seg.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
+        plane.ImageOrientationPatient = [1, 0, 0, 1, 0, 0]
+
+    assert "are said to be there" in broken(lambda seg: setattr(seg, "NumberOfFrames", 1))
+    assert "cannot be" in broken(spacing)
+    assert "cannot be" in broken(orientation)
+    assert "far too" in broken(lambda seg: setattr(seg, "NumberOfFrames", 2_000_000_000))
+    assert "cannot be read" in broken(lambda seg: delattr(seg, "SegmentSequence"))
