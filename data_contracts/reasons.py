@@ -42,6 +42,7 @@ class ReasonCode(StrEnum):
     BURNED_IN_ANNOTATION = "burned_in_annotation"
     BURNED_IN_BLANKED = "burned_in_blanked"
     UNSAFE_ARCHIVE_MEMBER = "unsafe_archive_member"
+    NESTED_ARCHIVE = "nested_archive"
     LOW_DISK_SPACE = "low_disk_space"
     ANNOTATION_UNMATCHED = "annotation_unmatched"
     ANNOTATION_OUTSIDE_VOLUME = "annotation_outside_volume"
@@ -139,6 +140,10 @@ _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
     ReasonCode.UNSAFE_ARCHIVE_MEMBER: (
         "An archive member leaves its folder, is a link or is far too large.",
         "Pack the archive again from plain files.",
+    ),
+    ReasonCode.NESTED_ARCHIVE: (
+        "An archive or a compressed file lies inside the source; it was not opened.",
+        "Give it as a SOURCE of its own if it holds images.",
     ),
     ReasonCode.LOW_DISK_SPACE: ("The disk has no room for the volume.", "Free disk space and run again."),
     ReasonCode.ANNOTATION_UNMATCHED: (

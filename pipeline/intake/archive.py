@@ -24,6 +24,17 @@ _RATIO_FROM_BYTES = 256 * 2**20
 #: left free on the disk
 _RESERVE_BYTES = 512 * 2**20
 _CHUNK_BYTES = 1 << 20
+#: zip, gzip, xz, bzip2, zstandard, 7z, rar
+_PACKED = (
+    b"PK\3\4",
+    b"PK\5\6",
+    b"\x1f\x8b",
+    b"\xfd7zXZ\0",
+    b"BZh",
+    b"\x28\xb5\x2f\xfd",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!",
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,11 @@ def is_archive(path: Path) -> bool:
     if head[128:] == b"DICM":
         return False
     return head[:4] in (b"PK\3\4", b"PK\5\6") or tarfile.is_tarfile(path)
+
+
+def looks_packed(head: bytes) -> bool:
+    """Whether a file of an unknown kind that begins so (512 bytes) is an archive or a compressed file."""
+    return head.startswith(_PACKED) or head[257:262] == b"ustar"
 
 
 def unpack(path: Path, scratch: Path) -> list[Member]:

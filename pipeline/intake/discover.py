@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from data_contracts.errors import UsageError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection
 from pipeline.deidentify.pseudonyms import Pseudonymizer
-from pipeline.intake.archive import is_archive, unpack
-from pipeline.intake.header_reader import read_header
+from pipeline.intake.archive import is_archive
+from pipeline.intake.file_sets import DIRECTORY_CLASS, folded, missing_files
+from pipeline.intake.header_reader import HeaderReader, NotDicomError
 from pipeline.intake.header_values import silence_pydicom
 from pipeline.intake.headers import SliceHeader
-
-_DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+from pipeline.intake.source_files import FileState, SourceFile, archive_members, folder_files
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,40 @@ class RawSeries:
     """Everything a source holds under one SeriesInstanceUID of one patient, not yet checked.
 
     slices: one entry a file. relative: the folder they share, below the source. Both are identity.
+    unreadable_beside: how many files in the folders of its slices could be slices but cannot be read, or are named by
+    a DICOMDIR and are not there.
+    group_key: the same for the same series of the same source at every ingest.
     """
 
     series_uid_key: str
     slices: tuple[SliceHeader, ...] = field(repr=False)
     relative: str = field(repr=False)
+    unreadable_beside: int = 0
+    group_key: str = ""
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """What became of one file that was read: the group that its header belongs to, or "" and why it was refused.
+
+    header: its facts where it is DICOM. names_missing: it is a DICOMDIR that names files which are not there.
+    """
+
+    file: SourceFile
+    group_key: str = ""
+    rejections: tuple[Rejection, ...] = ()
+    header: SliceHeader | None = field(default=None, repr=False)
+    names_missing: bool = False
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What was found. n_files counts every regular file, DICOM or not."""
+    """What was found. n_files counts every regular file, DICOM or not; files: what became of each that was read."""
 
     series: tuple[RawSeries, ...]
     rejections: tuple[Rejection, ...]
     n_files: int
+    files: tuple[ReadFile, ...] = field(default=(), repr=False, compare=False)
 
 
 def discover(source: Path, pseudonymizer: Pseudonymizer, params: IngestParams, scratch: Path) -> Discovery:
@@ -54,86 +75,107 @@ def discover(source: Path, pseudonymizer: Pseudonymizer, params: IngestParams, s
     DecodeError: the archive is torn, encrypted or a bomb.
     WorkspaceError: no room to unpack.
     """
+    files = list(list_files(source, scratch))
+    scan = SourceScan(pseudonymizer, files)
+    for file in files:
+        scan.read(file)
+    return scan.discovery()
+
+
+def list_files(source: Path, scratch: Path, *, with_state: bool = False) -> Iterable[SourceFile]:
+    """Every file of a source; raises as `discover` does."""
     if not source.exists():
         raise UsageError("the source is not there", todo="Name a folder, a DICOM file, a .zip or a .tar archive.")
-    silence_pydicom()
-    rejections: list[Rejection] = []
-    groups: dict[tuple[str, ...], list[SliceHeader]] = {}
-    n_files = 0
-    for path, relative, unsafe in _files(source, scratch):
-        n_files += 1
-        if path is None:
-            rejections.append(_file_rejection(pseudonymizer, relative, ReasonCode.UNSAFE_ARCHIVE_MEMBER, unsafe))
-            continue
-        header, reason = _read(path, relative)
+    if source.is_dir():
+        return folder_files(source, with_state=with_state)
+    if is_archive(source):
+        return archive_members(source, scratch)
+    return [SourceFile(source, source.name, state=FileState.of(source) if with_state else None)]
+
+
+class SourceScan:
+    """Reads files of one source one by one, and groups what they are.
+
+    files: every file of the source, those that are not going to be read as well.
+    """
+
+    def __init__(self, pseudonymizer: Pseudonymizer, files: Sequence[SourceFile]) -> None:
+        silence_pydicom()
+        self._pseudonymizer = pseudonymizer
+        self._n_files = sum(not file.folder for file in files)
+        self._there = {folded(file.relative) for file in files if file.path is not None}
+        self._reader = HeaderReader()
+        self._groups: dict[tuple[str, str, str], list[SliceHeader]] = {}
+        self._group_keys: dict[tuple[str, str, str], str] = {}
+        self._files: list[ReadFile] = []
+        #: folder -> files in it that could be slices and cannot be read
+        self.unreadable: Counter[str] = Counter()
+
+    def read(self, file: SourceFile) -> str:
+        """Read one file; returns the key of the group that it belongs to, "" where it belongs to none."""
+        done = self._read(file)
+        self._files.append(done)
+        return done.group_key
+
+    def _read(self, file: SourceFile) -> ReadFile:
+        if file.unsafe:
+            return self._refused(file, ReasonCode.UNSAFE_ARCHIVE_MEMBER)
+        if file.path is None:
+            return self._refused(file, ReasonCode.UNREADABLE)
+        try:
+            header = self._reader.read(file.path, file.relative)
+        except NotDicomError as error:
+            return self._refused(file, ReasonCode.NESTED_ARCHIVE if error.packed else ReasonCode.NOT_DICOM)
+        except Exception:  # pydicom raises almost anything on a torn or hostile file
+            return self._refused(file, ReasonCode.UNREADABLE)
         if header is None:
-            rejections.append(_file_rejection(pseudonymizer, relative, reason))
-        elif header.sop_class_uid == _DIRECTORY_CLASS:
-            rejections.append(_file_rejection(pseudonymizer, relative, ReasonCode.NOT_AN_IMAGE, "a DICOMDIR"))
-        else:
-            # files without a series UID are a series with their neighbours in the folder
-            place = header.series_instance_uid or f"folder {PurePosixPath(relative).parent}"
-            groups.setdefault((header.patient_id, header.study_instance_uid, place), []).append(header)
-    series = tuple(_series(headers, pseudonymizer) for headers in groups.values())
-    return Discovery(series, tuple(rejections), n_files)
+            return self._refused(file, ReasonCode.NOT_DICOM)
+        if header.sop_class_uid == DIRECTORY_CLASS:
+            return self._directory(file, file.path, header)
+        # files without a series UID are a series with their neighbours in the folder
+        place = header.series_instance_uid or f"folder {PurePosixPath(header.relative).parent}"
+        group = (header.patient_id, header.study_instance_uid, place)
+        if group not in self._groups:
+            self._groups[group] = []
+            self._group_keys[group] = self._pseudonymizer.key("group", json.dumps(group))
+        self._groups[group].append(header)
+        return ReadFile(file, self._group_keys[group], header=header)
+
+    def _refused(self, file: SourceFile, reason: ReasonCode) -> ReadFile:
+        if reason is ReasonCode.UNREADABLE and not file.folder:
+            self.unreadable[folder_of(file.relative)] += 1
+        path = self._pseudonymizer.path(file.relative)
+        return ReadFile(file, rejections=(Rejection(path=path, reason=reason, detail=file.problem),))
+
+    def _directory(self, file: SourceFile, path: Path, header: SliceHeader) -> ReadFile:
+        missing = missing_files(path, file.relative, self._there)
+        self.unreadable.update(folder_of(name) for name in missing)
+        itself = (ReasonCode.NOT_AN_IMAGE, "a DICOMDIR")
+        absent = (ReasonCode.UNREADABLE, "named by a DICOMDIR, but not there")
+        rejections = tuple(
+            Rejection(path=self._pseudonymizer.path(name), reason=reason, detail=detail)
+            for name, (reason, detail) in [(file.relative, itself), *((name, absent) for name in missing)]
+        )
+        return ReadFile(file, rejections=rejections, header=header, names_missing=bool(missing))
+
+    def discovery(self) -> Discovery:
+        """All that was read, in series."""
+        series = tuple(self._series(headers, self._group_keys[group]) for group, headers in self._groups.items())
+        rejections = tuple(rejection for file in self._files for rejection in file.rejections)
+        return Discovery(series, rejections, self._n_files, tuple(self._files))
+
+    def _series(self, headers: list[SliceHeader], group_key: str) -> RawSeries:
+        ordered = sorted(headers, key=lambda header: (header.sop_instance_uid, header.relative))
+        folders = {folder_of(header.relative) for header in ordered}
+        return RawSeries(
+            self._pseudonymizer.uid_key(ordered[0].series_instance_uid),
+            tuple(ordered),
+            ordered[0].relative if len(ordered) == 1 else os.path.commonpath(folders),
+            sum(self.unreadable[folder] for folder in folders) if self.unreadable else 0,
+            group_key,
+        )
 
 
-def _series(headers: list[SliceHeader], pseudonymizer: Pseudonymizer) -> RawSeries:
-    ordered = sorted(headers, key=lambda header: (header.sop_instance_uid, header.relative))
-    folders = [PurePosixPath(header.relative).parent.as_posix() for header in ordered]
-    shared = os.path.commonpath(folders)
-    if len(ordered) == 1:
-        shared = ordered[0].relative
-    return RawSeries(pseudonymizer.uid_key(ordered[0].series_instance_uid), tuple(ordered), shared)
-
-
-def _files(source: Path, scratch: Path) -> Iterator[tuple[Path | None, str, str]]:
-    """(path, path relative to the source, why it is unsafe) of every regular file, in a fixed order."""
-    if source.is_file():
-        if not is_archive(source):
-            yield source, source.name, ""
-            return
-        for member in unpack(source, scratch):
-            yield member.path, member.name, member.unsafe
-        return
-    for folder, subfolders, names in os.walk(source):
-        subfolders.sort()
-        for name in sorted(names):
-            path = Path(folder) / name
-            if path.is_file():
-                yield path, path.relative_to(source).as_posix(), ""
-
-
-def _read(path: Path, relative: str) -> tuple[SliceHeader | None, ReasonCode]:
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(132)
-    except OSError:
-        return None, ReasonCode.UNREADABLE
-    if head[128:] != b"DICM" and not _starts_like_a_dataset(head):
-        return None, ReasonCode.NOT_DICOM
-    try:
-        header = read_header(path, relative)
-    except Exception:  # pydicom raises almost anything on a torn or hostile file
-        return None, ReasonCode.UNREADABLE
-    return header, ReasonCode.NOT_DICOM
-
-
-def _starts_like_a_dataset(head: bytes) -> bool:
-    """Whether a file without preamble begins with an element of group 0002 or 0008, in either byte order."""
-    if len(head) < 12:
-        return False
-    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
-    for order in orders:
-        group = int.from_bytes(head[:2], order)
-        element = int.from_bytes(head[2:4], order)
-        if group not in (0x0002, 0x0008) or element > 0x0100:
-            continue
-        length = int.from_bytes(head[4:8], order)
-        if length <= 1024 or (head[4:6].isalpha() and head[4:6].isupper()):
-            return True
-    return False
-
-
-def _file_rejection(pseudonymizer: Pseudonymizer, relative: str, reason: ReasonCode, detail: str = "") -> Rejection:
-    return Rejection(path=pseudonymizer.path(relative), reason=reason, detail=detail)
+def folder_of(relative: str) -> str:
+    """The folder of a path below the source, "." for the source itself."""
+    return relative.rpartition("/")[0] or "."

@@ -72,10 +72,13 @@ class _Heads:
 _HEADS = {True: _Heads("<"), False: _Heads(">")}
 
 
-def walk(data: bytes, start: int, encoding: Encoding, file_bytes: int) -> list[Element]:
+def walk(
+    data: bytes, start: int, encoding: Encoding, file_bytes: int, into: list[Element] | None = None
+) -> list[Element]:
     """The elements from `start` to the pixel data (the last one then, its value not looked at) or to the file's end.
 
-    data: the beginning of a file of `file_bytes`.
+    data: the beginning of a file of `file_bytes`. into: a list that has the elements before the place where the walk
+    ended, if it raises.
 
     Raises
     ------
@@ -84,7 +87,7 @@ def walk(data: bytes, start: int, encoding: Encoding, file_bytes: int) -> list[E
     """
     heads, implicit = _HEADS[encoding.little], encoding.implicit
     explicit_head, implicit_head, long_length = heads.explicit, heads.implicit, heads.length
-    found: list[Element] = []
+    found: list[Element] = [] if into is None else into
     position, last = start, len(data) - 8
     while position <= last:
         vr = b""
@@ -171,3 +174,55 @@ def _item_end(data: bytes, position: int, encoding: Encoding, implicit: bool, de
         else:
             position = value + length
     raise ShortBufferError
+
+
+def walk_damaged(data: bytes, start: int, encoding: Encoding) -> list[Element]:
+    """What can be told of a dataset up to the place where it is beyond repair.
+
+    A sequence of undefined length whose delimiter is missing ends where an element of a higher tag stands in place of
+    an item; nothing else is mended.
+    """
+    found: list[Element] = []
+    while True:
+        try:
+            walk(data, start, encoding, len(data), found)
+        except (OddHeaderError, ShortBufferError):
+            pass
+        else:
+            break
+        end = found[-1].value + found[-1].length if found else start
+        mended = _without_delimiter(data, end, encoding)
+        if mended is None:
+            break
+        found.append(mended)
+        start = mended.value + mended.length
+    return [element for element in found if element.value + element.length <= len(data)]
+
+
+def _without_delimiter(data: bytes, position: int, encoding: Encoding) -> Element | None:
+    """The element at `position`, where it is a sequence of undefined length that only an element follows."""
+    heads = _HEADS[encoding.little]
+    if position + 12 > len(data):
+        return None
+    group, element, length = heads.implicit(data, position)
+    vr, value = b"", position + 8
+    if not encoding.implicit:
+        vr, value = data[position + 4 : position + 6], position + 12
+        (length,) = heads.length(data, position + 8)
+    if length != UNDEFINED_LENGTH or (vr and vr not in LONG_VRS):
+        return None
+    tag, end = group << 16 | element, value
+    try:
+        while end + 8 <= len(data):
+            group, element, length = heads.implicit(data, end)
+            if group << 16 | element != _ITEM:
+                break
+            end = (
+                _item_end(data, end + 8, encoding, encoding.implicit or vr == b"UN", 0)
+                if length == UNDEFINED_LENGTH
+                else end + 8 + length
+            )
+    except (OddHeaderError, ShortBufferError):
+        return None
+    follows = group << 16 | element
+    return Element(tag, vr, position, value, end - value, False) if tag < follows and group != 0xFFFE else None

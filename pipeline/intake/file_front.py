@@ -6,6 +6,7 @@ The transfer syntax of the meta information is what a writer declares. The bytes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.intake import code_streams
 from pipeline.intake.elements import (
@@ -47,6 +48,22 @@ class Front:
     start: int
     declared: str
     encoding: Encoding | None
+
+
+def looks_like_dicom(data: bytes) -> bool:
+    """Whether a file that begins so has the prefix, or begins with an element of group 0002 or 0008 without one."""
+    if data[128:132] == b"DICM":
+        return True
+    if len(data) < 12:
+        return False
+    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
+    for order in orders:
+        group, element = int.from_bytes(data[:2], order), int.from_bytes(data[2:4], order)
+        if group not in (0x0002, 0x0008) or element > 0x0100:
+            continue
+        if int.from_bytes(data[4:8], order) <= 1024 or (data[4:6].isalpha() and data[4:6].isupper()):
+            return True
+    return False
 
 
 def read_front(data: bytes) -> Front:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
+from pipeline.intake.archive import looks_packed
 from pipeline.intake.elements import (
     EXPLICIT_LITTLE,
     PIXEL_DATA,
@@ -22,7 +23,14 @@ from pipeline.intake.elements import (
     ShortBufferError,
     walk,
 )
-from pipeline.intake.file_front import DEFLATED_SYNTAX, TRANSFER_SYNTAX_TAG, encoding_of, read_front, true_syntax
+from pipeline.intake.file_front import (
+    DEFLATED_SYNTAX,
+    TRANSFER_SYNTAX_TAG,
+    encoding_of,
+    looks_like_dicom,
+    read_front,
+    true_syntax,
+)
 from pipeline.intake.header_layout import Layout, described, make_layout
 from pipeline.intake.header_values import RawValues, Vector
 from pipeline.intake.headers import KEYWORDS, SliceHeader, slice_header
@@ -46,6 +54,14 @@ _SEQUENCES = frozenset(tag for tag, vrs in _VRS.items() if vrs == {b"SQ"})
 _TEXT_BYTES = b"0123456789."
 _NUMBER_BYTES = b"0123456789.+-eE "
 _INTEGER_BYTES = b"0123456789+- "
+
+
+class NotDicomError(Exception):
+    """The file does not begin as DICOM. packed: it begins as an archive or a compressed file."""
+
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.packed = packed
 
 
 class NotPlainError(Exception):
@@ -130,6 +146,7 @@ class HeaderReader:
 
         Raises
         ------
+        NotDicomError: it does not begin as DICOM.
         Whatever pydicom raises on a broken file; the caller answers for all of them.
         """
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -140,7 +157,11 @@ class HeaderReader:
             file = OpenFile(path, relative, descriptor, state.st_size, state.st_mtime_ns)
             data = os.pread(descriptor, _FIRST_READ_BYTES, 0)
             quick = self._quick(data, file)
-            return quick if quick is not None else self._thorough(data, file)
+            if quick is not None:
+                return quick
+            if not looks_like_dicom(data):
+                raise NotDicomError(looks_packed(data[:512]))
+            return self._thorough(data, file)
         finally:
             os.close(descriptor)
 

@@ -46,6 +46,11 @@ class SliceHeader:
     position, orientation, pixel_spacing: ImagePositionPatient (LPS mm), ImageOrientationPatient, (row, column) mm.
     pixel_offset, pixel_length: where the value of native pixel data starts in the file and its length in bytes; offset
     is -1 where the file must be parsed again (deflated) and None where there are no pixels.
+    transfer_syntax: what the bytes of the file are; "" where the pixels are in items of no known code stream.
+    declared_syntax: what its meta information says, where that is something else; "" where it is right or absent.
+    inflated_offset: where the pixels start in the inflated dataset.
+    file_bytes, modified_ns: size and time of change of the file as its header was read.
+    broken: the header is damaged behind what is told here, so that there are no pixels.
     acquisition_time, content_time, instance_number: tell acquisitions under one UID apart; nothing is sorted by them.
     concatenation: UID of the concatenation that a multi-frame object is a part of, its number and how many there are.
     """
@@ -106,6 +111,7 @@ class SliceHeader:
     inflated_offset: int = 0
     file_bytes: int = 0
     modified_ns: int = 0
+    broken: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class FileFacts:
     inflated_offset: int = 0
     file_bytes: int = 0
     modified_ns: int = 0
+    broken: bool = False
 
 
 def slice_header(dataset: Values, file: FileFacts) -> SliceHeader | None:

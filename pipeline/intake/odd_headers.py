@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 from typing import BinaryIO, Literal, cast
 
 from pydicom import dcmread
@@ -18,14 +19,18 @@ from pipeline.intake.elements import (
     Encoding,
     OddHeaderError,
     ShortBufferError,
+    walk_damaged,
 )
 from pipeline.intake.file_front import Front, encoding_of, read_front
+from pipeline.intake.header_values import RawValues
 from pipeline.intake.headers import KEYWORDS, SliceHeader, slice_header
 from pipeline.intake.open_file import OpenFile
 
 #: what a header may make pydicom read; functional groups of 5000 frames have a tenth of it
 MAX_HEADER_BYTES = 64 << 20
 _FRONT_BYTES = 64 << 10
+_DAMAGED_BYTES = 4 << 20
+_SERIES_UID = 0x0020000E
 _TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in KEYWORDS]
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, PIXEL_DATA)
 
@@ -59,13 +64,40 @@ class _BoundedStream(io.RawIOBase):
 def read_odd_header(file: OpenFile) -> SliceHeader | None:
     """The facts of a file whose header the exact walk gave up; None where it is no instance.
 
+    Where not even pydicom comes to the pixel data, what stands before the damage tells at least whose file it is.
+
     Raises
     ------
-    Whatever pydicom raises on a broken file.
+    Whatever pydicom raises on a broken file, where nothing tells the series.
     """
     front = _front(file)
     if front is None:
         return _by_guess(file)
+    try:
+        header = _forgiven(file, front)
+    except Exception:
+        if (damaged := _damaged(file, front)) is not None:
+            return damaged
+        raise
+    if header is not None and header.pixel_offset is not None:
+        return header
+    return _damaged(file, front) or header
+
+
+def _damaged(file: OpenFile, front: Front) -> SliceHeader | None:
+    """The facts before the damage, without pixels; None where they do not tell the series."""
+    encoding = front.encoding
+    if encoding is None:
+        return None
+    data = file.beginning(_DAMAGED_BYTES)
+    found = {element.tag: element for element in walk_damaged(data, front.start, encoding) if element.tag in _TAGS}
+    if _SERIES_UID not in found:
+        return None
+    facts = file.facts(data, front, encoding, None, deflated=False)
+    return slice_header(RawValues(data, found, encoding, {}), replace(facts, broken=True))
+
+
+def _forgiven(file: OpenFile, front: Front) -> SliceHeader | None:
     if front.encoding is not None:
         stream = _BoundedStream(file)
         stream.seek(front.start)
