@@ -8,6 +8,7 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
+import pydicom
 import pytest
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
@@ -21,6 +22,7 @@ from dicom_factory import Truth
 
 from data_contracts.errors import AnnotationError
 from data_contracts.reasons import ReasonCode
+from pipeline.annotations.contours import Contour, contour_mask
 from pipeline.annotations.formats import read_annotation_files, read_annotations
 from pipeline.annotations.match import match_annotations
 
@@ -258,3 +260,86 @@ def test_segmentations_that_lie_about_their_frames_are_refused(series: Series, t
     assert "cannot be" in broken(orientation)
     assert "far too" in broken(lambda seg: setattr(seg, "NumberOfFrames", 2_000_000_000))
     assert "cannot be read" in broken(lambda seg: delattr(seg, "SegmentSequence"))
+
+
+LIDC_CODES = {
+    "subtlety": ("C45992", "NCIt", "Subtlety score", "1"),
+    "internal_structure": ("200", "99LIDCQIICR", "Internal structure", ""),
+    "calcification": ("C3672", "NCIt", "Calcification", ""),
+    "sphericity": ("400", "99LIDCQIICR", "Sphericity", "0"),
+    "margin": ("C25563", "NCIt", "Margin", "0"),
+    "lobulation": ("C62175", "NCIt", "Lobular Pattern", "0"),
+    "spiculation": ("C28749", "NCIt", "Spiculation", "0"),
+    "texture": ("C41144", "NCIt", "Texture", "0"),
+    "malignancy": ("RID36042", "RadLex", "Malignancy", "9"),
+}
+
+
+def _lidc_evaluations(ratings: dict[str, float]) -> list[hd.sr.QualitativeEvaluation]:
+    evaluations = []
+    for name, value in ratings.items():
+        concept, scheme, meaning, hundred = LIDC_CODES[name]
+        said = code(f"{hundred}0{value:.0f}", "99LIDCQIICR", f"{value:.0f} out of 5")
+        if name == "internal_structure":
+            said = code({1: "C12471", 2: "C25278", 3: "C12472", 4: "C73434"}[int(value)], "NCIt", "Soft tissue")
+        if name == "calcification":
+            said = code("RID28473", "RadLex", "Absent")
+            assert value == 6
+        evaluations.append(evaluation(code(concept, scheme, meaning), said))
+    return evaluations
+
+
+def test_the_readers_of_a_real_study_are_the_same_by_xml_and_by_segmentation_and_report(
+    lidc_0001_dicom: Path, tmp_path: Path
+) -> None:
+    """Masks are made of the readers' contours, as lidc2dicom does; the contour is the first pixel outside."""
+    datasets = [pydicom.dcmread(path) for path in lidc_0001_dicom.rglob("*.dcm")]
+    datasets = sorted((ds for ds in datasets if ds.Modality == "CT"), key=lambda ds: ds.ImagePositionPatient[2])
+    truth = Truth(
+        np.broadcast_to(np.int16(0), (len(datasets), 512, 512)),
+        np.array([ds.ImagePositionPatient for ds in datasets], dtype=float),
+        np.array([ds.ImageOrientationPatient for ds in datasets], dtype=float),
+        np.array(datasets[0].PixelSpacing, dtype=float),
+    )
+    record = record_of(truth, datasets)
+    (xml,) = lidc_0001_dicom.rglob("069.xml")
+    marks = read_annotations(xml, "lidc-xml")
+    drawn, refused = match_annotations(marks, [record], PSEUDONYMS)
+    assert refused == []
+    k_of = {ds.SOPInstanceUID: k for k, ds in enumerate(datasets)}
+    nodule_uid = generate_uid()
+    for number, (mark, row) in enumerate(zip(marks, drawn.itertuples(), strict=True)):
+        contours = [
+            Contour(k_of[uid], inside, np.array(points, dtype=np.int32)) for uid, _, inside, points in mark.contours
+        ]
+        cut = contour_mask(contours)
+        sources = [datasets[int(k)] for k in cut.z_mm]
+        mask = np.zeros((len(sources), 512, 512), dtype=bool)
+        rows, columns = cut.mask.shape[1:]
+        mask[:, cut.row : cut.row + rows, cut.column : cut.column + columns] = cut.mask
+        text = f"Nodule 1 - Annotation MI014_{number}"
+        seg = segmentation(sources, [mask], [text], [nodule_uid])
+        saved(seg, tmp_path, f"seg{number}.dcm")
+        group = factory.segment_group(
+            seg, 1, datasets, text, nodule_uid, _lidc_evaluations(mark.ratings), row.diameter_mm, 1000.0
+        )
+        folder = tmp_path / "reports"
+        folder.mkdir(exist_ok=True)
+        saved(factory.report([*sources, seg], [group]), folder, f"sr{number}.dcm")
+    segments = read_annotations(tmp_path, "dicom-seg")
+    table, refused = match_annotations(segments, [record], PSEUDONYMS)
+    assert refused == []
+    assert table["nodule_id"].nunique() == 1
+    alone = read_annotation_files(sorted(tmp_path.glob("*.dcm")), "dicom-seg").marks
+    measured, _ = match_annotations(alone, [record], PSEUDONYMS)
+    for row in drawn.itertuples():
+        (same,) = [other for other in table.itertuples() if abs(other.diameter_mm - row.diameter_mm) < 1e-6]
+        # the mean of outline points is not the centre of mass, but no pixel away from it
+        assert np.abs([same.x_mm - row.x_mm, same.y_mm - row.y_mm]).max() < 0.703
+        assert abs(same.z_mm - row.z_mm) < 0.5
+        assert (same.malignancy, same.calcification, same.subtlety) == (
+            row.malignancy,
+            row.calcification,
+            row.subtlety,
+        )
+    assert np.abs(np.sort(measured["diameter_mm"]) - np.sort(drawn["diameter_mm"])).max() < 1.5 * 0.703
