@@ -1,0 +1,318 @@
+"""De-identification of DICOM objects by the confidentiality profile (PS3.15 Annex E), at every depth of nesting.
+
+Elements are handled as the bytes that the file holds, so a value that breaks its representation breaks nothing here.
+What the profile does not name passes only if its representation shows what it is: numbers, codes, registered UIDs,
+technical texts without names or long numbers. Private elements pass by a list of safe ones, everything else is gone.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
+from pydicom.values import convert_SQ
+
+from data_contracts.params import DeidentifyParams
+from pipeline.deidentify.elements import ElementCleaner
+from pipeline.deidentify.identity import HeaderIdentity, header_identity
+from pipeline.deidentify.profile import METHODS, Action, edition, kind_of_object, safe_private
+from pipeline.deidentify.pseudonyms import Pseudonymizer
+from pipeline.deidentify.text import TextCleaner
+from pipeline.deidentify.values import dictionary_entry, keep_number
+
+#: names this program in the objects that it writes (PS3.7 D.3.3.2)
+IMPLEMENTATION_CLASS_UID = "2.25.152907417356803206462391437042905437184"
+_IMPLEMENTATION_VERSION = "NODULEFLOW_1"
+_CHARACTER_SET, _SCHEME, _METHOD_CODES = 0x00080005, 0x00080102, 0x00120064
+#: written anew
+_OWN = frozenset((_CHARACTER_SET, 0x00120062, 0x00120063, _METHOD_CODES, 0x00280303))
+_CODE_PARTS = frozenset((0x00080100, 0x00080119, 0x00080120, 0x00080104, _SCHEME, 0x00080103))
+_PIXEL_DATA = 0x7FE00010
+#: command, file meta, directory, length to end
+_FOREIGN_GROUPS = frozenset((0x0000, 0x0002, 0x0004, 0x0006))
+_DEEPEST = 24
+_MOST_CLEANERS = 8
+_UTF8 = b"ISO_IR 192"
+_KNOWN_METHODS = frozenset(str(code) for code in range(113100, 113113))
+
+
+class Deidentifier:
+    """De-identifies objects; one may serve many files, and remembers what equal elements became.
+
+    pseudonymizer: its secret makes the keys, UIDs and date offsets, equal to those of an ingest with that secret.
+    params: the options of the profile.
+    """
+
+    def __init__(self, pseudonymizer: Pseudonymizer, params: DeidentifyParams | None = None) -> None:
+        self.pseudonymizer = pseudonymizer
+        self.params = params or DeidentifyParams()
+        self._cleaners: dict[tuple[str, HeaderIdentity], ElementCleaner] = {}
+
+    def apply(self, dataset: Dataset, *, pixels_cleaned: bool = False) -> tuple[Dataset, Counter[str]]:
+        """The object without identity, with its file meta information; and how many elements met which action.
+
+        dataset: as read or built; it is not changed. Its pixel data are taken over as they are.
+        pixels_cleaned: text in the pixels was blanked before, which the object then says of itself.
+        """
+        identity = header_identity(dataset)
+        implicit, little = _encoding(dataset)
+        walk = _Walk(self._cleaner(identity), self.params, bool(little), Counter())
+        elements = walk.dataset(dataset, identity.charset, 0)
+        clean = walk.as_dataset(elements, bool(implicit))
+        self._sign(clean, walk, dataset, pixels_cleaned)
+        clean.file_meta = _file_meta(dataset, clean)
+        return clean, walk.counts
+
+    def _cleaner(self, identity: HeaderIdentity) -> ElementCleaner:
+        kind = kind_of_object(identity.sop_class_uid)
+        key = (kind, identity.shared())
+        if key not in self._cleaners:
+            while len(self._cleaners) >= _MOST_CLEANERS:
+                del self._cleaners[next(iter(self._cleaners))]
+            patient = identity.patient_key(self.pseudonymizer)
+            text = TextCleaner(identity.names, identity.others)
+            self._cleaners[key] = ElementCleaner(self.pseudonymizer, self.params, patient, text, kind)
+        return self._cleaners[key]
+
+    def methods(self, pixels_cleaned: bool = False) -> list[tuple[str, str]]:
+        """Codes and meanings (CID 7050) of what is done."""
+        names = ["profile", *(name for name in METHODS if getattr(self.params, name, False))]
+        return [METHODS[name] for name in (*names, *(["clean_pixels"] if pixels_cleaned else []))]
+
+    def _sign(self, clean: Dataset, walk: _Walk, original: Dataset, pixels_cleaned: bool) -> None:
+        """Say in the object that and how it was de-identified (PS3.15 E.1.1, PS3.3 C.7.1.1 and C.12.1)."""
+        methods = self.methods(pixels_cleaned)
+        known = {code for code, _ in methods}
+        methods += [method for method in _earlier_methods(original) if method[0] not in known]
+        walk.put(clean, _CHARACTER_SET, "CS", _UTF8)
+        walk.put(clean, 0x00120062, "CS", b"YES")
+        walk.put(clean, 0x00120063, "LO", f"noduleflow, PS3.15 {edition()}".encode())
+        walk.put(clean, 0x00280303, "CS", b"MODIFIED" if self.params.retain_dates else b"REMOVED")
+        if pixels_cleaned:
+            walk.put(clean, 0x00280301, "CS", b"NO")
+        items = [walk.code(code, b"DCM", meaning, bool(clean.original_encoding[0])) for code, meaning in methods]
+        clean[_METHOD_CODES] = DataElement(_METHOD_CODES, "SQ", Sequence(items))
+
+
+class _Walk:
+    """One pass over an object and all that is nested in it."""
+
+    def __init__(self, cleaner: ElementCleaner, params: DeidentifyParams, little: bool, counts: Counter[str]) -> None:
+        self.cleaner = cleaner
+        self.params = params
+        self.little = little
+        self.counts = counts
+
+    def dataset(self, dataset: Dataset, charset: bytes, depth: int) -> dict[BaseTag, DataElement | RawDataElement]:
+        """The elements of one level that stay. charset: raw, inherited from the level above."""
+        top = depth == 0
+        tags = list(dataset.keys())
+        if not top and _CHARACTER_SET in dataset:
+            charset = _bytes_of(dataset.get_item(_CHARACTER_SET), self.little)
+        scheme = self._scheme(dataset) if not top and any(tag in _CODE_PARTS for tag in tags) else None
+        kept: dict[BaseTag, DataElement | RawDataElement] = {}
+        private: list[BaseTag] = []
+        for tag in tags:
+            group = tag >> 16
+            if group & 1:
+                private.append(tag)
+            elif tag in _OWN or tag & 0xFFFF == 0 or group in _FOREIGN_GROUPS or group & 0xFF00 in (0x5000, 0x6000):
+                self.counts[Action.REMOVE.value] += tag not in _OWN
+            elif top and tag == _PIXEL_DATA:
+                kept[tag] = _pixel_element(dataset, tag, self.little)
+            else:
+                found = self._element(tag, dataset.get_item(tag), charset, depth, scheme)
+                if found is not None:
+                    kept[tag] = found
+        self._private(dataset, private, kept)
+        return kept
+
+    def _element(
+        self, tag: BaseTag, element: Any, charset: bytes, depth: int, scheme: str | None
+    ) -> DataElement | RawDataElement | None:
+        entry = dictionary_entry(tag)
+        if entry is not None and entry[0] == "SQ":
+            return self._sequence(tag, element, charset, depth)
+        value = _bytes_of(element, self.little)
+        file_vr = element.VR
+        if scheme is not None and tag in _CODE_PARTS:
+            coded = self.cleaner.clean_code(tag, scheme, value, charset)
+            if coded is not None and entry is not None:
+                self.counts[Action.KEEP.value] += 1
+                return self.raw(tag, entry[0], coded) if coded else None
+        if file_vr in ("UN", None) and not self.little and entry is not None and entry[0] in ("US", "SS", "UL", "FL"):
+            value = value if file_vr is None else b""  # the byte order of an unknown value is unknown
+        cleaned = self.cleaner.clean(tag, file_vr, value, charset, depth == 0)
+        self.counts[cleaned.action] += 1
+        return None if cleaned.value is None else self.raw(tag, cleaned.representation, cleaned.value)
+
+    def _sequence(self, tag: BaseTag, element: Any, charset: bytes, depth: int) -> DataElement | None:
+        rule = self.cleaner.rule(tag, depth == 0)
+        action = Action.RECURSE if rule is None else rule.action
+        entry = dictionary_entry(tag)
+        if action is Action.REMOVE or depth >= _DEEPEST or (rule is None and entry is not None and entry[3]):
+            self.counts[Action.REMOVE.value] += 1
+            return None
+        self.counts[action.value] += 1
+        items: list[Dataset] = []
+        if action is Action.DUMMY:
+            coded = entry is not None and entry[2].endswith("CodeSequence")
+            items = [self.code("REMOVED", b"99LOCAL", "removed", False)] if coded else [self.as_dataset({}, False)]
+        elif action is not Action.EMPTY:
+            for item in self._items(element, charset):
+                implicit = bool(_encoding(item)[0])
+                items.append(self.as_dataset(self.dataset(item, charset, depth + 1), implicit))
+        return DataElement(tag, "SQ", Sequence(items))
+
+    def _items(self, element: Any, charset: bytes) -> Iterable[Dataset]:
+        """The items of a sequence; none where its bytes are no sequence."""
+        if not element.is_raw:
+            return element.value if isinstance(element.value, Sequence) else ()
+        if element.VR not in (None, "SQ", "UN") or not element.value:
+            return ()
+        # what stands in an UN is implicit little endian (PS3.5 section 6.2.2 note 2)
+        implicit, little = (True, True) if element.VR == "UN" else (element.is_implicit_VR, element.is_little_endian)
+        if little != self.little:
+            return ()
+        try:
+            return list(convert_SQ(element.value, implicit, little, ["iso8859"], 0))
+        except Exception:  # a broken sequence raises whatever its bytes lead to
+            self.counts["broken"] += 1
+            return ()
+
+    def _private(self, dataset: Dataset, tags: list[BaseTag], kept: dict[BaseTag, Any]) -> None:
+        """Keep the private elements of the safe list, with their creators."""
+        safe = safe_private() if self.params.retain_safe_private else {}
+        creators: dict[int, tuple[BaseTag, str]] = {}
+        for tag in sorted(tags):
+            group, element = tag >> 16, tag & 0xFFFF
+            if 0x10 <= element <= 0xFF:
+                name = _bytes_of(dataset.get_item(tag), self.little).decode("latin-1").strip("\0 ")
+                creators[(group << 8) | element] = (tag, name)
+                continue
+            creator = creators.get((group << 8) | (element >> 8))
+            known = safe.get((creator[1], group, element & 0xFF)) if creator else None
+            value = b""
+            if known is not None and creator is not None:
+                raw = dataset.get_item(tag)
+                if raw.VR in (None, "UN", known[0]) and (self.little or raw.VR != "UN"):
+                    value = keep_number(_bytes_of(raw, self.little), *known)
+            if value and known is not None and creator is not None:
+                kept[creator[0]] = self.raw(creator[0], "LO", creator[1].encode("latin-1"))
+                kept[tag] = self.raw(tag, known[0], value)
+                self.counts[Action.KEEP.value] += 1
+            else:
+                self.counts[Action.REMOVE.value] += 1
+
+    def _scheme(self, item: Dataset) -> str:
+        if _SCHEME not in item:
+            return ""
+        return _bytes_of(item.get_item(_SCHEME), self.little).decode("latin-1").strip("\0 ")
+
+    def raw(self, tag: int, representation: str, value: bytes) -> RawDataElement:
+        """An element that is written as these bytes."""
+        value = value + b" " * (len(value) % 2)
+        return RawDataElement(BaseTag(tag), representation, len(value), value, 0, False, self.little)
+
+    def put(self, dataset: Dataset, tag: int, representation: str, value: bytes) -> None:
+        """Set an element of a finished dataset."""
+        dataset[Tag(tag)] = self.raw(tag, representation, value)
+
+    def code(self, code: str, scheme: bytes, meaning: str, implicit: bool) -> Dataset:
+        """A code item."""
+        parts = ((0x00080100, "SH", code.encode()), (_SCHEME, "SH", scheme), (0x00080104, "LO", meaning.encode()))
+        return self.as_dataset({BaseTag(tag): self.raw(tag, vr, value) for tag, vr, value in parts}, implicit)
+
+    def as_dataset(self, elements: dict[BaseTag, Any], implicit: bool) -> Dataset:
+        """A dataset whose raw elements are written as they are."""
+        dataset = Dataset(elements)
+        dataset.set_original_encoding(implicit, self.little)
+        return dataset
+
+
+def _encoding(dataset: Dataset) -> tuple[bool, bool]:
+    """(implicit, little endian) of a dataset's raw elements; explicit little endian for one built in memory."""
+    implicit, little = dataset.original_encoding
+    return bool(implicit), little is None or bool(little)
+
+
+def _bytes_of(element: Any, little: bool) -> bytes:
+    """The value of an element as a file holds it; b"" for a sequence, and for what cannot be encoded."""
+    if element.is_raw:
+        return bytes(element.value or b"")
+    if isinstance(element.value, Sequence):
+        return b""
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = True, little
+    try:
+        write_data_element(stream, element, ["utf-8"])
+    except Exception:  # a value that its representation cannot hold
+        return b""
+    return bytes(stream.getvalue()[8:])
+
+
+def _pixel_element(dataset: Dataset, tag: BaseTag, little: bool) -> RawDataElement:
+    """Pixel data as they are; of native ones the bytes behind the last pixel, which nobody sees, are cut off."""
+    element: Any = dataset.get_item(tag)
+    undefined = element.length == 0xFFFFFFFF if element.is_raw else bool(element.is_undefined_length)
+    value = bytes(element.value or b"")
+    if not undefined:
+        size = _native_bytes(dataset)
+        value = value[: size + size % 2] if size and size < len(value) else value
+        value += b"\0" * (len(value) % 2)
+    representation = element.VR if element.VR in ("OB", "OW") else "OW"
+    return RawDataElement(tag, representation, 0xFFFFFFFF if undefined else len(value), value, 0, False, little)
+
+
+def _native_bytes(dataset: Dataset) -> int:
+    try:
+        count = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel", 1) or 1)
+        frames = int(dataset.get("NumberOfFrames", 1) or 1)
+        return count * frames * int(dataset.BitsAllocated) // 8
+    except Exception:  # sizes that are no numbers leave the pixels alone
+        return 0
+
+
+def _earlier_methods(dataset: Dataset) -> list[tuple[str, str]]:
+    """Methods of CID 7050 that the object already names."""
+    found = []
+    try:
+        for item in dataset.get("DeidentificationMethodCodeSequence") or ():
+            if item.CodingSchemeDesignator == "DCM" and item.CodeValue in _KNOWN_METHODS:
+                meaning = next((text for code, text in METHODS.values() if code == item.CodeValue), "")
+                found.append((str(item.CodeValue), meaning or "De-identification option"))
+    except Exception:  # header values are hostile
+        return []
+    return found
+
+
+def _file_meta(original: Dataset, clean: Dataset) -> FileMetaDataset:
+    """Meta information of this program; of the original's only the transfer syntax stays."""
+    meta = FileMetaDataset()
+    implicit, little = _encoding(clean)
+    plain = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+    syntax = str(getattr(original, "file_meta", {}).get("TransferSyntaxUID", "") or plain)
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID = UID(str(clean.get("SOPClassUID", "")))
+    meta.MediaStorageSOPInstanceUID = UID(str(clean.get("SOPInstanceUID", "")))
+    meta.TransferSyntaxUID = UID(syntax if syntax.startswith("1.2.840.10008.1.2") else plain)
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = _IMPLEMENTATION_VERSION
+    return meta
+
+
+def to_bytes(clean: Dataset) -> bytes:
+    """A de-identified object as a file: zeroed preamble, meta information, dataset, nothing behind it."""
+    stream = io.BytesIO()
+    clean.preamble = b"\0" * 128
+    clean.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
