@@ -33,6 +33,10 @@ class SeriesRecord(Record):
 
     Keys are keyed digests (HMAC-SHA256 with the workspace's secret); dates are shifted by an
     offset of the patient. `affine_lps` takes (k, j, i, 1) to LPS mm.
+
+    sop_uid_keys: of slice k of the volume; "" for one that was interpolated.
+    slice_affine_lps: as affine_lps, for (slice, row, column) of the images as they were sent, where the volume was
+        resampled from them; None where the volume has their grid.
     """
 
     series_key: str
@@ -44,6 +48,7 @@ class SeriesRecord(Record):
     shape_kji: tuple[int, int, int]
     spacing_kji_mm: tuple[float, float, float]
     affine_lps: tuple[tuple[float, float, float, float], ...]
+    slice_affine_lps: tuple[tuple[float, float, float, float], ...] | None = None
     series_uid_key: str
     frame_of_reference_key: str = ""
     sop_uid_keys: tuple[str, ...]
@@ -67,10 +72,13 @@ class SeriesRecord(Record):
 
     def row(self) -> dict[str, object]:
         """The record as a row of series.parquet: findings as their codes, identity columns only where kept."""
-        row = self.model_dump(mode="json", exclude={"findings", "identity", "sop_uid_keys", "affine_lps"})
+        row = self.model_dump(
+            mode="json", exclude={"findings", "identity", "sop_uid_keys", "affine_lps", "slice_affine_lps"}
+        )
         row["affine_lps"] = [value for line in self.affine_lps for value in line]
         row["findings"] = [finding.code.value for finding in self.findings]
         row["finding_details"] = [finding.detail for finding in self.findings]
+        row["finding_sop_instance_uids"] = [list(finding.sop_instance_uids) for finding in self.findings]
         if self.identity is not None:
             row.update(self.identity.model_dump())
         return row

@@ -11,6 +11,7 @@ from data_contracts.reasons import ReasonCode
 from pipeline.intake.duplicates import PixelDigests, copies_note, same_place, same_uid, without_copies
 from pipeline.intake.geometry import Grid, Note, Refusal, fit_grid, lacking_geometry, sort_along_normal
 from pipeline.intake.headers import SliceHeader
+from pipeline.intake.multiframe import frame_numbers
 from pipeline.intake.parting import (
     Groups,
     Parting,
@@ -48,9 +49,8 @@ def make_parts(planes: Sequence[SliceHeader], params: IngestParams) -> list[Part
     and refused where not.
     """
     if without := lacking_geometry(planes):
-        detail = (
-            f"{len(without)} of {len(planes)} slices without position, orientation or pixel spacing that make sense"
-        )
+        detail = f"{len(without)} of {len(planes)} slices without a sound position, orientation or pixel spacing"
+        detail += f": {frames}" if (frames := frame_numbers(without)) else ""
         return [Refusal(ReasonCode.MISSING_GEOMETRY, detail, tuple(without))]
     pixels = PixelDigests()
     try:
@@ -112,7 +112,7 @@ def _volumes(cluster: list[SliceHeader], params: IngestParams, pixels: PixelDige
     if len(slices) < 2 * params.min_slices or whole.reason is ReasonCode.PIXEL_DECODE_FAILED:
         return [whole]
     best: tuple[int, Refusal] | None = None
-    for parting in partings(slices):
+    for parting in (parting for parting in partings(slices) if parting.is_reason):
         parts = _parts(parting, params, pixels)
         failed = [part for part in parts if isinstance(part, Refusal)]
         if not failed:
@@ -133,9 +133,7 @@ def _parted_or_kept(whole: Part, params: IngestParams, pixels: PixelDigests) -> 
     """A whole volume as it is, or in parts where its headers say that two stacks were pushed together."""
     slices = whole.slices
     notes = list(whole.notes)
-    candidates = by_attribute(slices)
-    if any(header.acquisition_time or header.content_time for header in slices):
-        candidates += [parting for count in (2, 3) for parting in by_time(slices, count)]
+    candidates = [*by_attribute(slices), *by_time(slices, (2, 3))]
     for parting in candidates:
         turns = takes_turns(slices, parting.groups)
         is_reconstruction = tells_reconstructions(parting.told_by)
@@ -188,19 +186,25 @@ def _volume(slices: list[SliceHeader], params: IngestParams, pixels: PixelDigest
     grid = fit_grid(kept, params.spacing_tolerance_mm, params.max_missing if params.missing == "interpolate" else 0)
     if isinstance(grid, Refusal):
         return grid
-    tilted = f"{grid.tilt_deg:.2f} degrees, {grid.drift_mm:.1f} mm over the volume"
-    if grid.drift_mm > _LEAST_DRIFT_MM and params.tilt == "refuse":
-        return Refusal(ReasonCode.GANTRY_TILT, f"{tilted}; refused by policy", tuple(kept))
-    return Part(tuple(kept), grid, tuple(_notes(kept, dropped, grid, tilted, params)))
+    if is_tilted(grid) and params.tilt == "refuse":
+        return Refusal(ReasonCode.GANTRY_TILT, f"{_tilt(grid)}; refused by policy", tuple(kept))
+    return Part(tuple(kept), grid, tuple(_notes(kept, dropped, grid, params)))
 
 
-def _notes(
-    kept: list[SliceHeader], dropped: list[SliceHeader], grid: Grid, tilted: str, params: IngestParams
-) -> list[Note]:
+def is_tilted(grid: Grid) -> bool:
+    """Whether the step between slices leaves the normal by more than rounding."""
+    return grid.drift_mm > _LEAST_DRIFT_MM
+
+
+def _tilt(grid: Grid) -> str:
+    return f"{grid.tilt_deg:.2f} degrees, {grid.drift_mm:.1f} mm over the volume"
+
+
+def _notes(kept: list[SliceHeader], dropped: list[SliceHeader], grid: Grid, params: IngestParams) -> list[Note]:
     notes = []
-    if grid.drift_mm > _LEAST_DRIFT_MM:
+    if is_tilted(grid):
         done = "resampled to an orthogonal grid" if params.tilt == "resample" else "the affine is sheared"
-        notes.append(Note(ReasonCode.GANTRY_TILT, f"{tilted}; {done}"))
+        notes.append(Note(ReasonCode.GANTRY_TILT, f"{_tilt(grid)}; {done}"))
     if grid.worst_mm > _UNEVEN_MM:
         detail = f"up to {grid.worst_mm:.3f} mm off an even grid, most at slice {grid.worst + 1} of {len(kept)}"
         notes.append(Note(ReasonCode.UNEVEN_POSITIONS, detail, (kept[grid.worst],)))

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_contracts.reasons import ReasonCode
-from pipeline.intake.codecs import read_stored
 from pipeline.intake.geometry import MOST_NAMED, SAME_PLACE_MM, Note, Refusal, heights_of, normal_of, positions_of
 from pipeline.intake.headers import SliceHeader
+from pipeline.intake.pixels import read_stored
 
 
 class PixelDigests:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_contracts.errors import GeometryError, NoduleflowError, WorkspaceError
 from data_contracts.params import IngestParams
@@ -16,14 +17,15 @@ from data_contracts.reasons import ReasonCode
 from data_contracts.series import QualityFinding, Rejection, SeriesRecord, SourceIdentity
 from data_contracts.volume import CTVolume
 from pipeline.deidentify.pseudonyms import Pseudonymizer, clean_age_years, clean_label
-from pipeline.intake.check import Part, make_parts
-from pipeline.intake.decode import DecodedVolume, decode_volume
+from pipeline.intake.assemble import AssembledVolume, assemble
+from pipeline.intake.check import Part, is_tilted, make_parts
+from pipeline.intake.decode import decode_volume
 from pipeline.intake.discover import RawSeries
+from pipeline.intake.findings import findings_of
 from pipeline.intake.geometry import Refusal
 from pipeline.intake.headers import SliceHeader
-from pipeline.intake.hounsfield import implausibility
 from pipeline.intake.store import store_series, volume_name
-from pipeline.intake.triage import is_derived, is_lossy, triage
+from pipeline.intake.triage import triage
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -53,15 +55,18 @@ def _ingest(
     raw: RawSeries, pseudonymizer: Pseudonymizer, params: IngestParams, series_root: Path, site: str
 ) -> list[SeriesRecord | Rejection]:
     planes, refusals = triage(raw.slices, params)
-    outcome: list[SeriesRecord | Rejection] = [_rejection(raw, refusal, pseudonymizer) for refusal in refusals]
-    if not planes:
-        return outcome
-    for part in make_parts(planes, params):
+    records: list[SeriesRecord] = []
+    for part in make_parts(planes, params) if planes else ():
         stored = (
             part if isinstance(part, Refusal) else _ingest_part(raw, part, pseudonymizer, params, series_root, site)
         )
-        outcome.append(_rejection(raw, stored, pseudonymizer) if isinstance(stored, Refusal) else stored)
-    return outcome
+        if isinstance(stored, Refusal):
+            refusals.append(stored)
+        else:
+            records.append(stored)
+    # what lay beside one accepted volume is told apart from what made none
+    key = records[0].series_key if len(records) == 1 else ""
+    return [*(_rejection(raw, refusal, pseudonymizer, key) for refusal in refusals), *records]
 
 
 def _ingest_part(
@@ -70,14 +75,15 @@ def _ingest_part(
     pixels = decode_volume(part.slices, params)
     if isinstance(pixels, Refusal):
         return pixels
-    if why := implausibility(pixels.hu, params.padding_hu, pixels.noisy_voxels):
-        return Refusal(ReasonCode.IMPLAUSIBLE_HU, why, part.slices)
     frame = part.slices[0].frame_of_reference_uid
     try:
-        volume = CTVolume(pixels.hu, part.grid.affine, pseudonymizer.uid_key(frame) if frame else "")
+        assembled = assemble(part, pixels, params)
+        volume = CTVolume(assembled.hu, assembled.affine, pseudonymizer.uid_key(frame) if frame else "")
     except GeometryError as error:
-        return Refusal(ReasonCode.MISSING_GEOMETRY, error.what, part.slices)
-    record = _record(raw, part, pixels, volume, pseudonymizer, params, series_root, site)
+        reason = ReasonCode.GANTRY_TILT if is_tilted(part.grid) else ReasonCode.MISSING_GEOMETRY
+        return Refusal(reason, error.what, part.slices)
+    findings = findings_of(raw, part, pixels, assembled, params, pseudonymizer)
+    record = _record(raw, part, assembled, findings, volume, pseudonymizer, params, series_root, site)
     try:
         return store_series(series_root, record, volume)
     except OSError as error:
@@ -89,36 +95,11 @@ def _ingest_part(
         ) from None
 
 
-def _findings(
-    part: Part, pixels: DecodedVolume, params: IngestParams, pseudonymizer: Pseudonymizer
-) -> tuple[QualityFinding, ...]:
-    found = [
-        QualityFinding(
-            code=note.reason,
-            detail=note.detail,
-            sop_instance_uids=pseudonymizer.uids(dict.fromkeys(header.sop_instance_uid for header in note.slices)),
-        )
-        for note in part.notes
-    ]
-    first = part.slices[0]
-    if pixels.padding_voxels:
-        detail = f"{pixels.padding_voxels} voxels set to {params.padding_hu} HU"
-        found.append(QualityFinding(code=ReasonCode.PADDING_REPLACED, detail=detail))
-    if pixels.clipped:
-        found.append(QualityFinding(code=ReasonCode.HU_OUT_OF_RANGE, detail=f"{pixels.clipped} voxels clipped"))
-    if lossy := sum(is_lossy(header) for header in part.slices):
-        found.append(QualityFinding(code=ReasonCode.LOSSY_COMPRESSION, detail=f"{lossy} slices"))
-    if is_derived(first):
-        found.append(QualityFinding(code=ReasonCode.DERIVED_IMAGE, detail="computed from other images; values are HU"))
-    if first.rescale_type not in ("", "HU"):
-        found.append(QualityFinding(code=ReasonCode.RESCALE_TYPE_NOT_HU, detail="unspecified; values look like HU"))
-    return tuple(found)
-
-
 def _record(
     raw: RawSeries,
     part: Part,
-    pixels: DecodedVolume,
+    assembled: AssembledVolume,
+    findings: tuple[QualityFinding, ...],
     volume: CTVolume,
     pseudonymizer: Pseudonymizer,
     params: IngestParams,
@@ -132,6 +113,9 @@ def _record(
     uids = [header.sop_instance_uid for header in part.slices]
     facts = [patient, sorted(uids), digest, np.round(volume.affine, 6).tolist(), params.compress]
     series_key = pseudonymizer.key("series", json.dumps(facts))
+    uid_keys = [""] * len(volume.hu)
+    for place, uid in zip(assembled.places, uids, strict=True):
+        uid_keys[place] = pseudonymizer.uid_key(uid)
 
     def label(text: str) -> str:
         return clean_label(text, first.identifiers)
@@ -142,13 +126,14 @@ def _record(
         patient_key=patient,
         site=site,
         volume_path=f"{series_root.name}/{series_key}/{volume_name(params.compress)}",
-        n_slices=len(part.slices),
+        n_slices=len(volume.hu),
         shape_kji=volume.shape_kji,
         spacing_kji_mm=volume.spacing_kji_mm,
-        affine_lps=tuple(tuple(line) for line in volume.affine.tolist()),
+        affine_lps=_lines(volume.affine),
+        slice_affine_lps=None if volume.affine is part.grid.affine else _lines(part.grid.affine),
         series_uid_key=raw.series_uid_key,
         frame_of_reference_key=volume.frame_of_reference_key,
-        sop_uid_keys=tuple(pseudonymizer.uid_key(uid) for uid in uids),
+        sop_uid_keys=tuple(uid_keys),
         pixel_sha256=digest,
         source_path=pseudonymizer.path(raw.relative),
         transfer_syntax=clean_uid(first.transfer_syntax),
@@ -162,9 +147,9 @@ def _record(
         patient_sex=first.patient_sex if first.patient_sex in ("M", "F", "O") else "",
         patient_age_years=clean_age_years(first.patient_age),
         study_date_shifted=pseudonymizer.shift_date(patient, first.study_date),
-        padding_hu=params.padding_hu if pixels.padding_voxels else None,
-        padding_voxels=pixels.padding_voxels,
-        findings=_findings(part, pixels, params, pseudonymizer),
+        padding_hu=params.padding_hu if assembled.padding_voxels else None,
+        padding_voxels=assembled.padding_voxels,
+        findings=findings,
         identity=_identity(first) if pseudonymizer.keep_identity else None,
     )
 
@@ -172,6 +157,10 @@ def _record(
 def clean_uid(uid: str) -> str:
     """A standard DICOM UID as it is; anything else could be someone's."""
     return uid if uid.startswith("1.2.840.10008.") and len(uid) <= 32 else ""
+
+
+def _lines(affine: NDArray[np.float64]) -> tuple[tuple[float, float, float, float], ...]:
+    return tuple((line[0], line[1], line[2], line[3]) for line in affine.tolist())
 
 
 def _identity(header: SliceHeader) -> SourceIdentity:
@@ -182,11 +171,12 @@ def _identity(header: SliceHeader) -> SourceIdentity:
     )
 
 
-def _rejection(raw: RawSeries, refusal: Refusal, pseudonymizer: Pseudonymizer) -> Rejection:
+def _rejection(raw: RawSeries, refusal: Refusal, pseudonymizer: Pseudonymizer, series_key: str = "") -> Rejection:
     first = raw.slices[0]
     uids = dict.fromkeys(header.sop_instance_uid for header in refusal.slices)
     return Rejection(
         path=pseudonymizer.path(raw.relative),
+        series_key=series_key,
         reason=refusal.reason,
         detail=refusal.detail,
         sop_instance_uids=pseudonymizer.uids(uids),

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.errors import DecodeError
-from pipeline.intake.codecs import read_stored
-from pipeline.intake.geometry import SAME_PLACE_MM, heights_of
+from pipeline.intake.geometry import SAME_PLACE_MM, heights_of, normal_of, positions_of
 from pipeline.intake.headers import SliceHeader
+from pipeline.intake.pixels import read_stored
 
 Groups = list[list[SliceHeader]]
 #: more values than this of one attribute are rotations or slices, not acquisitions
@@ -39,10 +39,31 @@ _TELLING: dict[str, Callable[[SliceHeader], Hashable]] = {
 
 @dataclass(frozen=True)
 class Parting:
-    """Slices in groups by what `told_by` says; each group in the order of the slices."""
+    """Slices in groups by what `told_by` says; each group in the order of the slices.
+
+    is_weak: the sign also changes along one acquisition, so it can tell stacks at the same heights apart, but
+    never make two acquisitions of the two sides of a hole.
+    """
 
     told_by: str
     groups: Groups
+    is_weak: bool = False
+
+    @property
+    def is_reason(self) -> bool:
+        """Whether the sign is a reason to part slices that make no single volume.
+
+        Groups that follow each other in space need a sign that means an acquisition or a reconstruction, and a break
+        at each border: where rotations are numbered, a hole elsewhere makes no acquisitions of them.
+        """
+        heights = _heights_of_groups(self.groups)
+        heights.sort(key=lambda each: float(each[0]))
+        gaps = [float(above[0] - below[-1]) for below, above in pairwise(heights)]
+        if min(gaps) < SAME_PLACE_MM:
+            return True
+        steps = np.concatenate([np.diff(each) for each in heights])
+        usual = float(np.median(steps)) if len(steps) else 0.0
+        return not self.is_weak and all(abs(gap - usual) > 0.1 * usual for gap in gaps)
 
 
 def by_attribute(slices: Sequence[SliceHeader]) -> list[Parting]:
@@ -51,7 +72,7 @@ def by_attribute(slices: Sequence[SliceHeader]) -> list[Parting]:
     for name, key in _TELLING.items():
         groups = _grouped(slices, key)
         if 1 < len(groups) <= MOST_PARTS:
-            found.append(Parting(name, groups))
+            found.append(Parting(name, groups, is_weak=name.endswith("time")))
     return found
 
 
@@ -70,28 +91,31 @@ def partings(slices: Sequence[SliceHeader]) -> Iterator[Parting]:
             groups = _grouped(slices, lambda header, keys=keys: tuple(key(header) for key in keys))  # type: ignore[misc]
             if 1 < len(groups) <= MOST_PARTS and _shape(groups) not in tried:
                 tried.append(_shape(groups))
-                yield Parting(" and ".join(parting.told_by for parting in several), groups)
-    deepest = _most_at_one_place(slices)
-    for count in dict.fromkeys((deepest, 2, 3)):
-        if count > 1:
-            yield from by_time(slices, count)
+                is_weak = any(parting.is_weak for parting in several)
+                yield Parting(" and ".join(parting.told_by for parting in several), groups, is_weak)
+    counts = dict.fromkeys((_most_at_one_place(slices), 2, 3))
+    yield from by_time(slices, [count for count in counts if count > 1])
     yield from _by_instance_number(slices)
 
 
-def by_time(slices: Sequence[SliceHeader], count: int) -> Iterator[Parting]:
-    """Slices cut at the longest pauses of their acquisition or content times into `count` groups."""
-    for name, key in (("acquisition time", "acquisition_time"), ("content time", "content_time")):
-        times = [_seconds(getattr(header, key)) for header in slices]
-        if any(time is None for time in times):
+def by_time(slices: Sequence[SliceHeader], counts: Sequence[int]) -> Iterator[Parting]:
+    """Slices cut at the longest pauses of their acquisition or content times, into each of `counts` groups.
+
+    Nothing where the times only rise or only fall along the slices: then one scan went through them.
+    """
+    for name in ("acquisition_time", "content_time"):
+        times = _seconds([getattr(header, name) for header in slices])
+        if times is None or (steps := np.diff(times)).min() >= 0 or steps.max() <= 0:
             continue
-        ordered = np.array(times, dtype=np.float64)
-        order = np.argsort(ordered, kind="stable")
-        pauses = np.diff(ordered[order])
-        cuts = np.sort(np.argsort(-pauses, kind="stable")[: count - 1])
-        if len(cuts) and pauses[cuts].min() > 0:
-            numbers = np.empty(len(slices), dtype=np.int64)
-            numbers[order] = np.searchsorted(cuts, np.arange(len(slices)), side="left")
-            yield Parting(f"a pause in {name}", _numbered(slices, numbers))
+        order = np.argsort(times, kind="stable")
+        pauses = np.diff(times[order])
+        longest = np.argsort(-pauses, kind="stable")
+        for count in counts:
+            cuts = np.sort(longest[: count - 1])
+            if len(cuts) and pauses[cuts].min() > 0:
+                numbers = np.empty(len(slices), dtype=np.int64)
+                numbers[order] = np.searchsorted(cuts, np.arange(len(slices)), side="left")
+                yield Parting(f"a pause in {name.replace('_', ' ')}", _numbered(slices, numbers), is_weak=True)
 
 
 def takes_turns(slices: Sequence[SliceHeader], groups: Groups) -> bool:
@@ -123,6 +147,12 @@ def picture_goes_on(groups: Groups) -> bool:
 def tells_reconstructions(name: str) -> bool:
     """Whether an attribute is one that two reconstructions differ in."""
     return name in _RECONSTRUCTION
+
+
+def _heights_of_groups(groups: Groups) -> list[NDArray[np.float64]]:
+    """Heights of the slices of each group along one normal, in mm, rising."""
+    normal = normal_of(groups[0][0])
+    return [np.sort(positions_of(group) @ normal) for group in groups]
 
 
 def _grouped(slices: Sequence[SliceHeader], key: Callable[[SliceHeader], Hashable]) -> Groups:
@@ -159,30 +189,29 @@ def _by_instance_number(slices: Sequence[SliceHeader]) -> Iterator[Parting]:
     if 0 < len(cuts) < MOST_PARTS:
         groups = np.empty(len(slices), dtype=np.int64)
         groups[order] = np.searchsorted(cuts, np.arange(len(slices)), side="left")
-        yield Parting("a new start of the instance numbers", _numbered(slices, groups))
+        yield Parting("a new start of the instance numbers", _numbered(slices, groups), is_weak=True)
 
 
-def _seconds(text: str) -> float | None:
-    """Seconds of a DICOM time HHMMSS.FFFFFF or date and time YYYYMMDDHHMMSS.FFFFFF; None where it is neither."""
-    whole, _, fraction = text.partition(".")
-    fraction = fraction[:6].split("+")[0].split("-")[0]
-    digits = whole.replace(":", "")
-    if (
-        not digits.isascii()
-        or not digits.isdigit()
-        or len(digits) not in (6, 14)
-        or (fraction and not fraction.isdigit())
-    ):
+def _seconds(texts: Sequence[str]) -> NDArray[np.float64] | None:
+    """Seconds of DICOM times HHMMSS.FFFFFF or dates and times YYYYMMDDHHMMSS.FFFFFF; None where one is neither."""
+    try:
+        numbers = np.array([float(text.partition("+")[0].partition("-")[0]) for text in texts])
+    except ValueError:
         return None
-    days = 0.0
-    if len(digits) == 14:
-        # only differences count: months of 31 days keep the order
-        days = (int(digits[:4]) * 12 + int(digits[4:6])) * 31.0 + int(digits[6:8])
-    clock = digits[-6:]
-    return days * 86400 + int(clock[:2]) * 3600 + int(clock[2:4]) * 60 + int(clock[4:]) + float(f"0.{fraction or 0}")
+    if not np.isfinite(numbers).all():
+        return None
+    date, clock = np.divmod(numbers, 1e6)
+    hours, rest = np.divmod(clock, 1e4)
+    minutes, seconds = np.divmod(rest, 1e2)
+    # only differences count: months of 31 days keep the order
+    months, day = np.divmod(date, 100)
+    year, month = np.divmod(months, 100)
+    days = (year * 12 + month) * 31 + day
+    return np.asarray(days * 86400 + hours * 3600 + minutes * 60 + seconds)
 
 
 def _picture(header: SliceHeader) -> NDArray[np.float32]:
     """Every second row and column of a slice in HU."""
     stored = read_stored(header)[::2, ::2].astype(np.float32)
-    return stored * np.float32(header.rescale_slope or 1.0) + np.float32(header.rescale_intercept or 0.0)
+    slope, intercept = header.rescale_slope or 1.0, header.rescale_intercept or 0.0
+    return np.asarray(stored * np.float32(slope) + np.float32(intercept))

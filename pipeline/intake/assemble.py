@@ -1,0 +1,89 @@
+"""From the decoded slices of a part to its volume: text blanked, gaps filled and tilt taken out as the policy says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_contracts.params import IngestParams
+from data_contracts.reasons import ReasonCode
+from pipeline.deidentify.burned_in import BurnedInAction, blank
+from pipeline.intake.check import Part, is_tilted
+from pipeline.intake.decode import DecodedVolume
+from pipeline.intake.gaps import fill_missing, interpolated_note, present_places
+from pipeline.intake.geometry import Note
+from pipeline.intake.headers import SliceHeader
+from pipeline.intake.padding import PaddingMask, mask_of_array
+from pipeline.intake.tilt import upright
+from pipeline.intake.triage import burned_in_actions
+
+
+@dataclass(frozen=True)
+class AssembledVolume:
+    """A volume on its final grid.
+
+    hu: int16 (k, j, i). affine: (k, j, i, 1) -> LPS mm. places: k of each slice of the part.
+    padding: which voxels hold no measured value, None where all do. padding_voxels: how many values were replaced.
+    notes: what was done on the way.
+    """
+
+    hu: NDArray[np.int16]
+    affine: NDArray[np.float64]
+    places: tuple[int, ...]
+    padding: PaddingMask | None
+    padding_voxels: int
+    notes: tuple[Note, ...]
+
+
+def assemble(part: Part, pixels: DecodedVolume, params: IngestParams) -> AssembledVolume:
+    """The volume of a part from its decoded slices, whose memory may be written to.
+
+    Raises
+    ------
+    GeometryError: a tilt that cannot be resampled.
+    """
+    hu, affine, notes, grid = pixels.hu, part.grid.affine, [], part.grid
+    padding, replaced = pixels.padding, pixels.padding_voxels
+    actions = burned_in_actions(part.slices, params)
+    has_text = any(action.what != "none" for action in actions)
+    is_resampled = params.tilt == "resample" and is_tilted(grid)
+    if has_text:
+        notes.append(_burned_in_note(part.slices, actions))
+    if any(action.what == "blank" for action in actions) or grid.missing or is_resampled:
+        mask = None if padding is None else padding.to_array()
+        if any(action.what == "blank" for action in actions):
+            mask = np.zeros(hu.shape, dtype=np.bool_) if mask is None else mask
+            replaced += _blank(hu, mask, actions, params.padding_hu)
+        if grid.missing:
+            hu, mask = fill_missing(hu, grid.missing, params.padding_hu, mask)
+            notes.append(interpolated_note(part.slices, grid.n_slices, grid.missing))
+        if is_resampled:
+            hu, affine, mask = upright(hu, affine, params.padding_hu, mask)
+            replaced = int(np.count_nonzero(mask))
+        padding = None if mask is None else mask_of_array(mask)
+    places = present_places(grid.n_slices, grid.missing)
+    return AssembledVolume(hu, affine, tuple(places.tolist()), padding, replaced, tuple(notes))
+
+
+def _blank(hu: NDArray[np.int16], mask: NDArray[np.bool_], actions: Sequence[BurnedInAction], padding_hu: int) -> int:
+    """Blank the regions of each slice and mark them as padding; how many voxels hold padding more than before."""
+    before = int(np.count_nonzero(mask))
+    for plane, empty, action in zip(hu, mask, actions, strict=True):
+        if action.what == "blank":
+            blank(plane, action.regions, padding_hu)
+            blank(empty, action.regions, True)
+    return int(np.count_nonzero(mask)) - before
+
+
+def _burned_in_note(slices: Sequence[SliceHeader], actions: Sequence[BurnedInAction]) -> Note:
+    found = [(header, action) for header, action in zip(slices, actions, strict=True) if action.what != "none"]
+    reason = (
+        ReasonCode.BURNED_IN_BLANKED
+        if any(action.what == "blank" for _, action in found)
+        else ReasonCode.BURNED_IN_ANNOTATION
+    )
+    detail = f"{len(found)} of {len(slices)} slices: {found[0][1].why}"
+    return Note(reason, detail, tuple(header for header, _ in found))
