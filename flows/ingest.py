@@ -18,6 +18,7 @@ from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
 from flows.engine import scrubbed, step
 from flows.progress import say, stage
+from flows.series_choice import remember_preference
 from flows.settings import configured_secret
 from flows.sources import PrivatePaths
 from flows.workspace import Workspace
@@ -71,6 +72,7 @@ def ingest_flow(
     """Every series of every source, one task a series; safe to run again, and beside another run."""
     workspace = Workspace(Path(workspace_root)).create()
     pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep_identity)
+    remember_preference(workspace.preference_file, params)
     known = {record.series_key for record in workspace.series_records()}
     accepted: dict[str, SeriesRecord] = {}
     rejected: list[Rejection] = []

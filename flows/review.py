@@ -22,6 +22,7 @@ from data_contracts.volume import CTVolume
 from flows.engine import step
 from flows.progress import stage
 from flows.registry import CHAMPION, Registry
+from flows.series_choice import remembered_preference, to_be_read
 from flows.sources import existing_sources
 from flows.workspace import Workspace
 from models.predict import Predictor
@@ -70,7 +71,8 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     segmenter = _lung_segmenter(workspace, params)
     images: dict[str, bytes] = {}
     findings: list[Finding] = []
-    for record in records:
+    annotated = {str(key) for key in nodules["series_key"]}
+    for record in to_be_read(records, annotated, remembered_preference(workspace.preference_file)):
         rows = nodules_by_consensus(nodules[nodules["series_key"] == record.series_key], LabelParams())
         rows = rows[rows["diameter_mm"] >= params.min_diameter_mm].reset_index(drop=True)
         rows["source"] = rows["nodule_id"].map(nodules.groupby("nodule_id")["source"].first())

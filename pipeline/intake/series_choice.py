@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
@@ -105,19 +104,21 @@ def _kernel_rank(kernel: str, params: IngestParams) -> int:
     return order.index(kernel) if kernel in order else len(order)
 
 
-def _normal(record: SeriesRecord) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    affine = np.array(record.affine_lps)
-    normal = np.cross(affine[:3, 2], affine[:3, 1])
-    return np.asarray(normal / np.linalg.norm(normal))
+def _normal(record: SeriesRecord) -> tuple[float, float, float]:
+    """Unit normal of the planes in LPS; plain numbers, as a workspace has many thousands of series."""
+    (_, a, d, _), (_, b, e, _), (_, c, f, _), _ = record.affine_lps
+    x, y, z = b * f - c * e, c * d - a * f, a * e - b * d
+    length = math.sqrt(x * x + y * y + z * z)
+    return x / length, y / length, z / length
 
 
 def _is_axial(record: SeriesRecord) -> bool:
-    return abs(float(_normal(record)[2])) >= _AXIAL
+    return abs(_normal(record)[2]) >= _AXIAL
 
 
 def _step_mm(record: SeriesRecord) -> float:
     """Distance of neighbouring planes, which on a sheared grid is less than the step between slices."""
-    return abs(float(np.array(record.affine_lps)[:3, 0] @ _normal(record)))
+    return abs(sum(part * line[0] for part, line in zip(_normal(record), record.affine_lps[:3], strict=True)))
 
 
 def _length_mm(record: SeriesRecord) -> float:
