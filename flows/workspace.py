@@ -58,6 +58,10 @@ class Workspace:
         return self.root / "series.parquet"
 
     @property
+    def preference_file(self) -> Path:
+        return self.root / "preferred_series.json"
+
+    @property
     def rejected_table(self) -> Path:
         return self.root / "rejected.parquet"
 
@@ -90,6 +94,10 @@ class Workspace:
         return self.root / "reviews"
 
     @property
+    def segmenters_root(self) -> Path:
+        return self.root / "segmenters"
+
+    @property
     def audit_file(self) -> Path:
         return self.root / "audit.jsonl"
 
@@ -110,6 +118,14 @@ class Workspace:
         return self.root / "scratch"
 
     @property
+    def inbox_root(self) -> Path:
+        return self.root / "inbox"
+
+    @property
+    def exchange_root(self) -> Path:
+        return self.root / "exchange"
+
+    @property
     def secret_file(self) -> Path:
         return self.root / "secret.key"
 
@@ -125,14 +141,14 @@ class Workspace:
             return self.secret_file.read_text().strip().encode()
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold a lock among processes of this machine; raises WorkspaceError after ten minutes."""
+    def lock(self, name: str, timeout_s: float = _LOCK_TIMEOUT_S) -> Iterator[None]:
+        """Hold a lock among processes of this machine; raises WorkspaceError where another holds it for too long."""
         from filelock import FileLock, Timeout
 
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(folder / f"{name}.lock", timeout=_LOCK_TIMEOUT_S):
+            with FileLock(folder / f"{name}.lock", timeout=timeout_s):
                 yield
         except Timeout:
             raise WorkspaceError(
@@ -156,9 +172,15 @@ class Workspace:
         import pandas as pd
 
         from data_contracts.series import REJECTED_TABLE, SERIES_TABLE, Rejection
+        from flows.series_choice import choices, remembered_preference
 
         with self.lock("tables"):
-            rows = [record.row() for record in self.series_records()]
+            records = self.series_records()
+            chosen = choices(records, remembered_preference(self.preference_file))
+            rows = [
+                {**record.row(), **dict(zip(("chosen", "choice"), chosen[record.series_key], strict=True))}
+                for record in records
+            ]
             series = pd.DataFrame(rows) if rows else SERIES_TABLE.empty()
             SERIES_TABLE.write(self.series_table, series)
             refused: dict[str, dict[str, object]] = {}
