@@ -63,15 +63,17 @@ def store_series(series_root: Path, record: SeriesRecord, volume: CTVolume) -> S
 
 
 def _kept(target: Path, record: SeriesRecord) -> SeriesRecord | None:
-    """The stored record, with identity added or taken away as now asked for; None where the series is not whole."""
+    """The stored record, its identity and UIDs in the form now asked for; None where the series is not whole."""
     try:
         stored = SeriesRecord.read(target / RECORD_NAME)
     except ContractError:
         return None
     if not (target / Path(stored.volume_path).name).is_file():
         return None
-    if stored.identity != record.identity:
-        stored = stored.model_copy(update={"identity": record.identity, "source_path": record.source_path})
+    # the same voxels: what may differ is where they came from, and in which form findings name their slices
+    now = {name: getattr(record, name) for name in ("identity", "source_path", "findings")}
+    if stored.identity != record.identity or stored.findings != record.findings:
+        stored = stored.model_copy(update=now)
         stored.write(target / RECORD_NAME)
     return stored
 
