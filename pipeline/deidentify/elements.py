@@ -1,4 +1,4 @@
-"""One element at a time: the plan's action on its bytes, or, where the plan is silent, what its representation allows."""
+"""One element at a time: the plan's action on its bytes, or, where it is silent, what its representation allows."""
 
 from __future__ import annotations
 
@@ -26,8 +26,10 @@ from pipeline.deidentify.values import (
 
 #: bulk values of an image: float pixels, offset tables, palettes and look-up tables
 _BULK = frozenset(
-    (0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009, 0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222)
-    + (0x00281223, 0x00283006)
+    (
+        *(0x7FE00001, 0x7FE00002, 0x7FE00008, 0x7FE00009),
+        *(0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223, 0x00283006),
+    )
 )
 _SOFTWARE_VERSIONS = 0x00181020
 #: UIDs of code tables, which name no one: (0008,010C), (0008,0117), (0008,010D), (0008,0118)

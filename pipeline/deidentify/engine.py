@@ -7,18 +7,14 @@ technical texts without names or long numbers. Private elements pass by a list o
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element
+from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID
 from pydicom.values import convert_SQ
 
 from data_contracts.params import DeidentifyParams
@@ -28,11 +24,10 @@ from pipeline.deidentify.profile import METHODS, Action, edition, kind_of_object
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.deidentify.text import TextCleaner
 from pipeline.deidentify.values import dictionary_entry, keep_number
+from pipeline.deidentify.writer import bytes_of, file_meta
 
-#: names this program in the objects that it writes (PS3.7 D.3.3.2)
-IMPLEMENTATION_CLASS_UID = "2.25.152907417356803206462391437042905437184"
-_IMPLEMENTATION_VERSION = "NODULEFLOW_1"
 _CHARACTER_SET, _SCHEME, _METHOD_CODES = 0x00080005, 0x00080102, 0x00120064
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 #: written anew
 _OWN = frozenset((_CHARACTER_SET, 0x00120062, 0x00120063, _METHOD_CODES, 0x00280303))
 _CODE_PARTS = frozenset((0x00080100, 0x00080119, 0x00080120, 0x00080104, _SCHEME, 0x00080103))
@@ -65,11 +60,11 @@ class Deidentifier:
         """
         identity = header_identity(dataset)
         implicit, little = _encoding(dataset)
-        walk = _Walk(self._cleaner(identity), self.params, bool(little), Counter())
+        walk = _Walk(self._cleaner(identity), self.params, implicit, little)
         elements = walk.dataset(dataset, identity.charset, 0)
-        clean = walk.as_dataset(elements, bool(implicit))
+        clean = walk.as_dataset(elements)
         self._sign(clean, walk, dataset, pixels_cleaned)
-        clean.file_meta = _file_meta(dataset, clean)
+        clean.file_meta = file_meta(dataset, *(_text(elements, tag) for tag in (_SOP_CLASS, _SOP_INSTANCE)))
         return clean, walk.counts
 
     def _cleaner(self, identity: HeaderIdentity) -> ElementCleaner:
@@ -99,25 +94,26 @@ class Deidentifier:
         walk.put(clean, 0x00280303, "CS", b"MODIFIED" if self.params.retain_dates else b"REMOVED")
         if pixels_cleaned:
             walk.put(clean, 0x00280301, "CS", b"NO")
-        items = [walk.code(code, b"DCM", meaning, bool(clean.original_encoding[0])) for code, meaning in methods]
+        items = [walk.code(code, b"DCM", meaning) for code, meaning in methods]
         clean[_METHOD_CODES] = DataElement(_METHOD_CODES, "SQ", Sequence(items))
 
 
 class _Walk:
     """One pass over an object and all that is nested in it."""
 
-    def __init__(self, cleaner: ElementCleaner, params: DeidentifyParams, little: bool, counts: Counter[str]) -> None:
+    def __init__(self, cleaner: ElementCleaner, params: DeidentifyParams, implicit: bool, little: bool) -> None:
         self.cleaner = cleaner
         self.params = params
+        self.implicit = implicit
         self.little = little
-        self.counts = counts
+        self.counts: Counter[str] = Counter()
 
     def dataset(self, dataset: Dataset, charset: bytes, depth: int) -> dict[BaseTag, DataElement | RawDataElement]:
         """The elements of one level that stay. charset: raw, inherited from the level above."""
         top = depth == 0
         tags = list(dataset.keys())
         if not top and _CHARACTER_SET in dataset:
-            charset = _bytes_of(dataset.get_item(_CHARACTER_SET), self.little)
+            charset = bytes_of(dataset.get_item(_CHARACTER_SET), self.little)
         scheme = self._scheme(dataset) if not top and any(tag in _CODE_PARTS for tag in tags) else None
         kept: dict[BaseTag, DataElement | RawDataElement] = {}
         private: list[BaseTag] = []
@@ -142,7 +138,7 @@ class _Walk:
         entry = dictionary_entry(tag)
         if entry is not None and entry[0] == "SQ":
             return self._sequence(tag, element, charset, depth)
-        value = _bytes_of(element, self.little)
+        value = bytes_of(element, self.little)
         file_vr = element.VR
         if scheme is not None and tag in _CODE_PARTS:
             coded = self.cleaner.clean_code(tag, scheme, value, charset)
@@ -166,11 +162,10 @@ class _Walk:
         items: list[Dataset] = []
         if action is Action.DUMMY:
             coded = entry is not None and entry[2].endswith("CodeSequence")
-            items = [self.code("REMOVED", b"99LOCAL", "removed", False)] if coded else [self.as_dataset({}, False)]
+            items = [self.code("REMOVED", b"99LOCAL", "removed")] if coded else [self.as_dataset({})]
         elif action is not Action.EMPTY:
             for item in self._items(element, charset):
-                implicit = bool(_encoding(item)[0])
-                items.append(self.as_dataset(self.dataset(item, charset, depth + 1), implicit))
+                items.append(self.as_dataset(self.dataset(item, charset, depth + 1)))
         return DataElement(tag, "SQ", Sequence(items))
 
     def _items(self, element: Any, charset: bytes) -> Iterable[Dataset]:
@@ -196,7 +191,7 @@ class _Walk:
         for tag in sorted(tags):
             group, element = tag >> 16, tag & 0xFFFF
             if 0x10 <= element <= 0xFF:
-                name = _bytes_of(dataset.get_item(tag), self.little).decode("latin-1").strip("\0 ")
+                name = bytes_of(dataset.get_item(tag), self.little).decode("latin-1").strip("\0 ")
                 creators[(group << 8) | element] = (tag, name)
                 continue
             creator = creators.get((group << 8) | (element >> 8))
@@ -205,7 +200,7 @@ class _Walk:
             if known is not None and creator is not None:
                 raw = dataset.get_item(tag)
                 if raw.VR in (None, "UN", known[0]) and (self.little or raw.VR != "UN"):
-                    value = keep_number(_bytes_of(raw, self.little), *known)
+                    value = keep_number(bytes_of(raw, self.little), *known)
             if value and known is not None and creator is not None:
                 kept[creator[0]] = self.raw(creator[0], "LO", creator[1].encode("latin-1"))
                 kept[tag] = self.raw(tag, known[0], value)
@@ -216,7 +211,7 @@ class _Walk:
     def _scheme(self, item: Dataset) -> str:
         if _SCHEME not in item:
             return ""
-        return _bytes_of(item.get_item(_SCHEME), self.little).decode("latin-1").strip("\0 ")
+        return bytes_of(item.get_item(_SCHEME), self.little).decode("latin-1").strip("\0 ")
 
     def raw(self, tag: int, representation: str, value: bytes) -> RawDataElement:
         """An element that is written as these bytes."""
@@ -227,37 +222,27 @@ class _Walk:
         """Set an element of a finished dataset."""
         dataset[Tag(tag)] = self.raw(tag, representation, value)
 
-    def code(self, code: str, scheme: bytes, meaning: str, implicit: bool) -> Dataset:
+    def code(self, code: str, scheme: bytes, meaning: str) -> Dataset:
         """A code item."""
         parts = ((0x00080100, "SH", code.encode()), (_SCHEME, "SH", scheme), (0x00080104, "LO", meaning.encode()))
-        return self.as_dataset({BaseTag(tag): self.raw(tag, vr, value) for tag, vr, value in parts}, implicit)
+        return self.as_dataset({BaseTag(tag): self.raw(tag, vr, value) for tag, vr, value in parts})
 
-    def as_dataset(self, elements: dict[BaseTag, Any], implicit: bool) -> Dataset:
+    def as_dataset(self, elements: dict[BaseTag, Any]) -> Dataset:
         """A dataset whose raw elements are written as they are."""
         dataset = Dataset(elements)
-        dataset.set_original_encoding(implicit, self.little)
+        dataset.set_original_encoding(self.implicit, self.little)
         return dataset
+
+
+def _text(elements: dict[BaseTag, Any], tag: int) -> str:
+    element = elements.get(BaseTag(tag))
+    return "" if element is None else element.value.decode("latin-1").strip("\0 ")
 
 
 def _encoding(dataset: Dataset) -> tuple[bool, bool]:
     """(implicit, little endian) of a dataset's raw elements; explicit little endian for one built in memory."""
     implicit, little = dataset.original_encoding
     return bool(implicit), little is None or bool(little)
-
-
-def _bytes_of(element: Any, little: bool) -> bytes:
-    """The value of an element as a file holds it; b"" for a sequence, and for what cannot be encoded."""
-    if element.is_raw:
-        return bytes(element.value or b"")
-    if isinstance(element.value, Sequence):
-        return b""
-    stream = DicomBytesIO()
-    stream.is_implicit_VR, stream.is_little_endian = True, little
-    try:
-        write_data_element(stream, element, ["utf-8"])
-    except Exception:  # a value that its representation cannot hold
-        return b""
-    return bytes(stream.getvalue()[8:])
 
 
 def _pixel_element(dataset: Dataset, tag: BaseTag, little: bool) -> RawDataElement:
@@ -293,26 +278,3 @@ def _earlier_methods(dataset: Dataset) -> list[tuple[str, str]]:
     except Exception:  # header values are hostile
         return []
     return found
-
-
-def _file_meta(original: Dataset, clean: Dataset) -> FileMetaDataset:
-    """Meta information of this program; of the original's only the transfer syntax stays."""
-    meta = FileMetaDataset()
-    implicit, little = _encoding(clean)
-    plain = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
-    syntax = str(getattr(original, "file_meta", {}).get("TransferSyntaxUID", "") or plain)
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = UID(str(clean.get("SOPClassUID", "")))
-    meta.MediaStorageSOPInstanceUID = UID(str(clean.get("SOPInstanceUID", "")))
-    meta.TransferSyntaxUID = UID(syntax if syntax.startswith("1.2.840.10008.1.2") else plain)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = _IMPLEMENTATION_VERSION
-    return meta
-
-
-def to_bytes(clean: Dataset) -> bytes:
-    """A de-identified object as a file: zeroed preamble, meta information, dataset, nothing behind it."""
-    stream = io.BytesIO()
-    clean.preamble = b"\0" * 128
-    clean.save_as(stream, enforce_file_format=True)
-    return stream.getvalue()

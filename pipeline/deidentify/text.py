@@ -19,11 +19,6 @@ _SUSPECT = re.compile(
     re.IGNORECASE,
 )
 _LONGEST_TEXT = 1024
-#: words of makers, which an institution's or a scanner's name may share without saying whose they are
-_MAKERS = frozenset(
-    "medical systems system healthcare siemens philips toshiba canon hitachi fujifilm neusoft samsung united imaging "
-    "general electric gems marconi picker elscint shimadzu healthineers corporation company gmbh inc ltd".split()
-)
 
 
 @cache
@@ -65,12 +60,12 @@ class TextCleaner:
     """Judges texts of one patient's headers.
 
     names: parts of the patient's own names and numbers. others: parts of all other names in the header; those that
-    are words of the vocabulary or of a maker do not count, for institutions are called Chest Hospital.
+    are words of the vocabulary do not count, for institutions are called Chest Hospital.
     """
 
     def __init__(self, names: frozenset[str], others: frozenset[str] = frozenset()) -> None:
         self.names = names
-        self.parts = names | (others - vocabulary() - _MAKERS)
+        self.parts = names | (others - vocabulary())
 
     def names_someone(self, text: str) -> bool:
         """Whether the text holds a part of a known name or number."""

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from datetime import date, timedelta
 
+from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import get_entry
-from pydicom.uid import UID_dictionary
 
 TEXT_VRS = frozenset(("LO", "SH", "ST", "LT", "UT", "UC"))
 DATE_VRS = frozenset(("DA", "DT", "TM"))
@@ -17,12 +17,10 @@ NUMBER_BYTES = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8, "SV": 8, "
 LONG_VRS = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 
 REMOVED = "REMOVED"
-_DUMMIES = {
-    **dict.fromkeys(("LO", "SH", "PN", "LT", "ST", "UT", "UC", "CS", "AE"), REMOVED.encode()),
-    **{"AS": b"000D", "DA": b"19000101", "DT": b"19000101000000", "TM": b"000000", "DS": b"0", "IS": b"0"},
-    **{name: b"\0" * size for name, size in NUMBER_BYTES.items()},
-    **{"UR": b"urn:removed", "UI": b"2.25.0", "OD": b"\0" * 8, "OV": b"\0" * 8},
-}
+_DUMMIES = dict.fromkeys(("LO", "SH", "PN", "LT", "ST", "UT", "UC", "CS", "AE"), REMOVED.encode())
+_DUMMIES |= {"AS": b"000D", "DA": b"19000101", "DT": b"19000101000000", "TM": b"000000", "DS": b"0", "IS": b"0"}
+_DUMMIES |= {name: b"\0" * size for name, size in NUMBER_BYTES.items()}
+_DUMMIES |= {"UR": b"urn:removed", "UI": b"2.25.0", "OD": b"\0" * 8, "OV": b"\0" * 8}
 _DATE = re.compile(rb"(\d{4})\.?(\d\d)\.?(\d\d)")
 _DATETIME = re.compile(rb"(\d{4})(\d\d)?(\d\d)?((?:\d\d){0,3}(?:\.\d{1,6})?)([+-]\d{4})?")
 _TIME = re.compile(rb"\d\d(?::?\d\d(?::?\d\d(?:\.\d{1,6})?)?)?")
