@@ -32,6 +32,7 @@ class ReasonCode(StrEnum):
     NO_RESCALE = "no_rescale"
     RESCALE_TYPE_NOT_HU = "rescale_type_not_hu"
     IMPLAUSIBLE_HU = "implausible_hu"
+    HU_OFFSET_SUSPECTED = "hu_offset_suspected"
     PIXEL_DECODE_FAILED = "pixel_decode_failed"
     UNSUPPORTED_TRANSFER_SYNTAX = "unsupported_transfer_syntax"
     WRONG_TRANSFER_SYNTAX = "wrong_transfer_syntax"
@@ -43,6 +44,7 @@ class ReasonCode(StrEnum):
     BURNED_IN_BLANKED = "burned_in_blanked"
     UNSAFE_ARCHIVE_MEMBER = "unsafe_archive_member"
     NESTED_ARCHIVE = "nested_archive"
+    INCOMPLETE_TRANSFER = "incomplete_transfer"
     LOW_DISK_SPACE = "low_disk_space"
     ANNOTATION_UNMATCHED = "annotation_unmatched"
     ANNOTATION_OUTSIDE_VOLUME = "annotation_outside_volume"
@@ -113,6 +115,10 @@ _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
         "The values do not look like HU (no air, no body, or a slice that jumps).",
         "Check the reconstruction and its rescale values.",
     ),
+    ReasonCode.HU_OFFSET_SUSPECTED: (
+        "Soft tissue peaks at another HU than it should.",
+        "Look at the volume in a tissue window and check its rescale values.",
+    ),
     ReasonCode.PIXEL_DECODE_FAILED: ("The pixel data cannot be decoded.", "Fetch the file again."),
     ReasonCode.UNSUPPORTED_TRANSFER_SYNTAX: (
         "No decoder for this transfer syntax.",
@@ -144,6 +150,10 @@ _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
     ReasonCode.NESTED_ARCHIVE: (
         "An archive or a compressed file lies inside the source; it was not opened.",
         "Give it as a SOURCE of its own if it holds images.",
+    ),
+    ReasonCode.INCOMPLETE_TRANSFER: (
+        "The server did not give every instance of the series whole.",
+        "Run the pull again; where it stays so, mend the instances on the server.",
     ),
     ReasonCode.LOW_DISK_SPACE: ("The disk has no room for the volume.", "Free disk space and run again."),
     ReasonCode.ANNOTATION_UNMATCHED: (

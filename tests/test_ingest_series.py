@@ -247,9 +247,8 @@ def test_rescale_with_fractions_is_rounded_to_the_nearest_hu(tmp_path: Path) -> 
 
 def test_values_beyond_int16_are_clipped_and_counted(tmp_path: Path) -> None:
     def steep(_: int, ds: Dataset) -> None:
-        values = stored_of(ds)
+        values = np.rint(stored_of(ds) / 1.5).astype(np.int32)
         values[20, 20] = 32767
-        ds.RescaleIntercept = 3000 - 1024
         ds.RescaleIntercept = -1024
         ds.RescaleSlope = 1.5
         set_stored(ds, values)

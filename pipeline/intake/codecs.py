@@ -1,20 +1,24 @@
-"""Stored pixel values of one image plane, from native and compressed pixel data."""
+"""One compressed frame decoded: which decoder for which code stream, and what is checked before it runs.
+
+Every decoder is one of imagecodecs (OpenJPEG, CharLS, libjpeg-turbo, liblj92, jpg_0XC3, its own RLE); none is under
+the GPL, and all let other threads run. The stream decides which one, not the header.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import imagecodecs
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.pixels.decoders.base import get_decoder
 
 from data_contracts.errors import DecodeError
-from pipeline.intake.header_values import silence_pydicom
-from pipeline.intake.headers import SliceHeader
+from pipeline.intake.code_streams import RLE
+from pipeline.intake.coded_frames import CodedFrame, read_coded_frame
 
+#: transfer syntaxes of uncompressed pixels, with their byte order
 NATIVE = {
     "1.2.840.10008.1.2": "<",
     "1.2.840.10008.1.2.1": "<",
@@ -22,157 +26,120 @@ NATIVE = {
     "1.2.840.10008.1.2.1.99": "<",
     "1.2.840.10008.1.2.2": ">",
 }
-_DEFLATED = "1.2.840.10008.1.2.1.99"
 
-#: transfer syntaxes whose pixels are not those that the scanner wrote
-LOSSY = {
-    *(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81, 91, 93, 203)),
-    *(f"1.2.840.10008.1.2.4.{number}" for number in range(100, 109)),
-}
+#: transfer syntaxes whose pixels are not those that the scanner wrote, or need not be
+LOSSY = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55, 81, 91, 93, 203)}
 
-_Decoder = Callable[[bytes, int], Any]
+_JPEG = {f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55)}
+_JPEG_LOSSLESS = {f"1.2.840.10008.1.2.4.{number}" for number in (57, 70)}
+_JPEG_LS = {f"1.2.840.10008.1.2.4.{number}" for number in (80, 81)}
+_JPEG_2000 = {f"1.2.840.10008.1.2.4.{number}" for number in (90, 91)}
+_HTJ2K = {f"1.2.840.10008.1.2.4.{number}" for number in (201, 202, 203)}
+
+Plane = NDArray[np.integer[Any]]
+_Decoder = Callable[[bytes, NDArray[Any]], Any]
 
 
-def _jpeg_lossless(data: bytes, _bits: int) -> Any:
+def _jpeg(stream: bytes, out: NDArray[Any]) -> Any:
+    return imagecodecs.jpeg8_decode(stream, out=out)
+
+
+def _lossless_jpeg(stream: bytes, out: NDArray[Any]) -> Any:
     try:
-        return imagecodecs.ljpeg_decode(data)
+        return imagecodecs.ljpeg_decode(stream, out=out)
     except imagecodecs.LjpegError:
-        return imagecodecs.jpegsof3_decode(data)
-
-
-def _rle(data: bytes, bits: int) -> Any:
-    return np.frombuffer(imagecodecs.dicomrle_decode(data, f"<u{bits // 8}"), f"<u{bits // 8}")
+        # a torn stream is an error of this one too, where libjpeg-turbo would fill it up in silence
+        return imagecodecs.jpegsof3_decode(stream)
 
 
 _DECODERS: dict[str, _Decoder] = {
-    "1.2.840.10008.1.2.5": _rle,
-    **dict.fromkeys(("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"), lambda d, _b: imagecodecs.jpegls_decode(d)),
-    **dict.fromkeys(("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"), _jpeg_lossless),
-    **dict.fromkeys(
-        (f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)),
-        lambda d, _b: imagecodecs.jpeg2k_decode(d),
-    ),
-    **dict.fromkeys(("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"), lambda d, _b: imagecodecs.jpeg_decode(d)),
+    **dict.fromkeys(_JPEG, _jpeg),
+    **dict.fromkeys(_JPEG_LOSSLESS, _lossless_jpeg),
+    **dict.fromkeys(_JPEG_LS, lambda stream, out: imagecodecs.jpegls_decode(stream, out=out)),
+    **dict.fromkeys(_JPEG_2000, lambda stream, out: imagecodecs.jpeg2k_decode(stream, numthreads=1, out=out)),
+    **dict.fromkeys(_HTJ2K, lambda stream, out: imagecodecs.htj2k_decode(stream, out=out)),
 }
 
 
 def is_supported(transfer_syntax: str) -> bool:
-    """Whether there is a decoder of our own or one of pydicom for the transfer syntax."""
-    if transfer_syntax in NATIVE or transfer_syntax in _DECODERS:
-        return True
-    try:
-        return bool(get_decoder(pydicom.uid.UID(transfer_syntax)).is_available)
-    except NotImplementedError:
-        return False
+    """Whether pixels under the transfer syntax can be read."""
+    return transfer_syntax in NATIVE or transfer_syntax in _DECODERS or transfer_syntax == RLE
 
 
-def read_stored(header: SliceHeader) -> NDArray[np.int32]:
-    """Stored values of one plane, int32 (rows, columns): bits above BitsStored masked, sign extended.
+def decode_frame(
+    stream: bytes, rows: int, columns: int, bits_allocated: int, plane: Plane | None = None
+) -> tuple[Plane, CodedFrame]:
+    """Samples of one code stream, (rows, columns), as the decoder gives them, and what the stream says of itself.
+
+    plane: memory of 16-bit samples, C-contiguous, that is written and returned where the samples have 16 bits.
 
     Raises
     ------
-    DecodeError: pixels are missing, cut short or broken.
+    DecodeError: the stream is torn, of no known kind, or of another size than the header's; nothing of the size
+        that it claims was taken then.
     """
-    if header.pixel_offset is None or header.rows <= 0 or header.columns <= 0:
-        raise DecodeError("no pixel data")
-    if header.bits_allocated not in (8, 16, 32) or not 0 < header.bits_stored <= header.bits_allocated:
-        raise DecodeError(f"{header.bits_allocated} bits allocated, {header.bits_stored} stored")
-    bits = _read_native(header) if header.transfer_syntax in NATIVE else _read_encapsulated(header)
-    return _stored_values(bits, header)
-
-
-def _read_native(header: SliceHeader) -> NDArray[np.unsignedinteger[Any]]:
-    width = header.bits_allocated // 8
-    expected = header.rows * header.columns * width
-    start = header.frame * expected
-    if header.transfer_syntax == _DEFLATED:
-        silence_pydicom()
-        try:
-            data = bytes(pydicom.dcmread(header.path, force=True)["PixelData"].value)[start : start + expected]
-        except Exception:  # zlib, KeyError and all that pydicom raises on a torn stream
-            raise DecodeError("the deflated data are broken") from None
-    else:
-        with header.path.open("rb") as stream:
-            stream.seek((header.pixel_offset or 0) + start)
-            data = stream.read(expected)
-        if header.pixel_length != 0xFFFFFFFF and start + expected > header.pixel_length:
-            raise DecodeError(f"{header.pixel_length} bytes of pixels for {start + expected}")
-    if len(data) < expected:
-        raise DecodeError(f"{expected - len(data)} of {expected} bytes of pixels are missing")
-    order = NATIVE[header.transfer_syntax]
-    return np.frombuffer(data, f"{order}u{width}").reshape(header.rows, header.columns)
-
-
-def _read_encapsulated(header: SliceHeader) -> NDArray[np.unsignedinteger[Any]]:
-    with header.path.open("rb") as stream:
-        stream.seek(header.pixel_offset or 0)
-        buffer = stream.read()
-    fragments = _fragments(buffer)
-    if header.n_frames == 1:
-        data = b"".join(fragments)
-    elif len(fragments) == header.n_frames:
-        data = bytes(fragments[header.frame])
-    else:
-        return _by_pydicom(header)
-    decoder = _DECODERS.get(header.transfer_syntax)
-    if decoder is None:
-        return _by_pydicom(header)
+    frame = read_coded_frame(stream)
+    if frame is None:
+        return _run_lengths(stream, rows, columns, bits_allocated, plane)
+    if (frame.rows, frame.columns) != (rows, columns):
+        raise DecodeError(f"the compressed image has {frame.rows} x {frame.columns} pixels, not {rows} x {columns}")
+    if frame.components != 1:
+        raise DecodeError(f"the compressed image has {frame.components} components")
+    # liblj92 knows neither restarts nor a point transform
+    decoder = _jpeg if frame.syntax in _JPEG_LOSSLESS and frame.restarts_or_shift else _DECODERS.get(frame.syntax)
+    if decoder is None or not 2 <= frame.precision <= 32:
+        raise DecodeError("no decoder for the compressed image")
+    kind = np.dtype(f"{'i' if frame.signed else 'u'}{1 if frame.precision <= 8 else 2 if frame.precision <= 16 else 4}")
+    out = np.empty((rows, columns), kind) if plane is None or kind.itemsize != 2 else plane.view(kind)
     try:
-        decoded = np.asarray(decoder(data, header.bits_allocated))
-    except Exception:  # each codec has its own error class; pydicom's decoders are the second opinion
-        return _by_pydicom(header)
-    if decoded.size != header.rows * header.columns or decoded.dtype.kind not in "iu":
-        raise DecodeError(f"the compressed image has {decoded.size} pixels, the header {header.rows * header.columns}")
-    return _as_bits(decoded.reshape(header.rows, header.columns))
+        decoded = np.asarray(decoder(stream, out))
+    except Exception:  # each codec has its own error class
+        raise DecodeError("the compressed image cannot be decoded") from None
+    if decoded.shape != (rows, columns) or decoded.dtype.kind not in "iu":
+        raise DecodeError("the compressed image has another size than it says")
+    return decoded, frame
 
 
-def _fragments(buffer: bytes) -> list[memoryview]:
-    """Fragments of encapsulated pixel data without the offset table; a cut one is an error, not a shorter one."""
-    view, position, fragments = memoryview(buffer), 0, []
-    while True:
-        if position + 8 > len(buffer):
-            raise DecodeError("the compressed pixels are cut short")
-        tag, length = buffer[position : position + 4], int.from_bytes(buffer[position + 4 : position + 8], "little")
-        position += 8
-        if tag == b"\xfe\xff\xdd\xe0":
-            break
-        if tag != b"\xfe\xff\x00\xe0" or position + length > len(buffer):
-            raise DecodeError("the compressed pixels are cut short")
-        fragments.append(view[position : position + length])
-        position += length
-    if len(fragments) < 2:
-        raise DecodeError("no pixel data")
-    return fragments[1:]
-
-
-def _by_pydicom(header: SliceHeader) -> NDArray[np.unsignedinteger[Any]]:
-    silence_pydicom()
+def _run_lengths(
+    stream: bytes, rows: int, columns: int, bits_allocated: int, plane: Plane | None
+) -> tuple[Plane, CodedFrame]:
+    """RLE of PS3.5 annex G: one segment for each byte of a sample, the most significant first."""
+    width = bits_allocated // 8
+    starts = np.frombuffer(bytes(stream[:64]), "<u4")
+    if len(starts) < 16 or starts[0] != width or starts[1] != 64:
+        raise DecodeError("the compressed image is of no known kind")
+    kind = np.dtype(f"u{width}")
+    out = np.empty((rows, columns), kind) if plane is None or width != 2 else plane.view(kind)
+    flat = out.view(np.uint8).reshape(-1)
     try:
-        decoder = get_decoder(pydicom.uid.UID(header.transfer_syntax))
-        dataset = pydicom.dcmread(header.path, force=True)
-        array, _ = decoder.as_array(dataset, index=header.frame, raw=True)
-    except Exception:  # any decoder error means the same to us
-        raise DecodeError("the compressed pixels cannot be decoded") from None
-    if array.shape != (header.rows, header.columns) or array.dtype.kind not in "iu":
-        raise DecodeError("the compressed image has another size than the header says")
-    return _as_bits(array)
+        imagecodecs.dicomrle_decode(stream, kind.newbyteorder("<"), out=flat)  # type: ignore[arg-type]
+    except imagecodecs.ImcdError:
+        _padded_run_lengths(stream, [*starts[1 : width + 1].tolist(), len(stream)], flat.reshape(-1, width))
+    return out, CodedFrame(RLE, rows, columns, 1, bits_allocated, signed=False, lossy=False)
 
 
-def _as_bits(array: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
-    return array.view(f"u{array.dtype.itemsize}")
-
-
-def _stored_values(bits: NDArray[np.unsignedinteger[Any]], header: SliceHeader) -> NDArray[np.int32]:
-    """Stored values from the bits of each sample (PS3.5 section 8.1.1)."""
-    stored = header.bits_stored
-    shift = header.high_bit + 1 - stored
-    # compressed streams hold the value itself, low bits first
-    if header.transfer_syntax not in NATIVE or not 0 <= shift <= header.bits_allocated - stored:
-        shift = 0
-    if stored == 16 and bits.dtype.itemsize == 2:
-        native = bits if bits.dtype.isnative else bits.astype(np.uint16)
-        return (native.view(np.int16) if header.signed else native).astype(np.int32)
-    values = (bits.astype(np.int64) >> shift) & ((1 << stored) - 1)
-    if header.signed:
-        values -= (values >> (stored - 1)) << stored
-    return values.astype(np.int32)
+def _padded_run_lengths(stream: bytes, starts: list[int], samples: NDArray[np.uint8]) -> None:
+    """Segments each taken to the byte that fills the plane; a segment of odd length is followed by a padding byte."""
+    if any(one >= other for one, other in pairwise(starts)):
+        raise DecodeError("the segments of the compressed image are out of order")
+    width = samples.shape[1]
+    for index, (start, end) in enumerate(pairwise(starts)):
+        segment, position, count = memoryview(stream)[start:end], 0, 0
+        parts: list[bytes] = []
+        while count < len(samples):
+            if position + 1 >= len(segment):
+                raise DecodeError("the compressed image is cut short")
+            control = segment[position]
+            if control < 128:
+                part = bytes(segment[position + 1 : position + 2 + control])
+                position += 2 + control
+            elif control > 128:
+                part = bytes(segment[position + 1 : position + 2]) * (257 - control)
+                position += 2
+            else:
+                part, position = b"", position + 1
+            parts.append(part)
+            count += len(part)
+        if count != len(samples) or position > len(segment):
+            raise DecodeError("a segment of the compressed image has another length than the plane")
+        samples[:, width - 1 - index] = np.frombuffer(b"".join(parts), np.uint8)

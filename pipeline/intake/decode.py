@@ -1,11 +1,13 @@
-"""The planes of one volume decoded side by side into HU, with what was counted on the way."""
+"""The planes of one volume decoded side by side into HU, with what was found on the way."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,70 +15,135 @@ from numpy.typing import NDArray
 from data_contracts.errors import DecodeError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
-from pipeline.intake.codecs import read_stored
-from pipeline.intake.geometry import Refusal
+from pipeline.intake.codecs import Plane
+from pipeline.intake.geometry import Note, Refusal
 from pipeline.intake.headers import SliceHeader
-from pipeline.intake.hounsfield import jumping_slice, to_hounsfield
+from pipeline.intake.hounsfield import PADDED, judge_hounsfield
+from pipeline.intake.padding import PaddingMask, find_padding, pack_plane, padding_mask, replace_padding
+from pipeline.intake.pixels import PixelFile, SampleFormat
+from pipeline.intake.rescale import Tables, rescale
 
 #: decoders release the GIL; more threads only cost memory
 _MAX_THREADS = 4
+#: planes that a thread takes at once: neighbours share pages of memory, and two threads on one page wait for each other
+_RUN = 8
+#: samples a side that plausibility is judged by
+_SAMPLES = 48
 
 
 @dataclass(frozen=True)
 class DecodedVolume:
-    """hu: int16 (k, j, i), padding replaced. padding_voxels, clipped: how many values were changed.
+    """A series as HU.
 
-    noisy_voxels: how many values no scanner writes, and no padding is.
+    hu: int16 (k, j, i), padding replaced. padding_voxels, clipped: how many values were changed.
+    padding: which voxels hold no measured value, None where all do.
+    codecs: transfer syntaxes that the pixels had in truth. lossy_slices: those whose code stream is not reversible.
+    notes: what is doubtful about the values.
     """
 
     hu: NDArray[np.int16]
     padding_voxels: int
     clipped: int
-    noisy_voxels: int
+    padding: PaddingMask | None = None
+    codecs: tuple[str, ...] = ()
+    lossy_slices: tuple[SliceHeader, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+
+@dataclass(slots=True)
+class _Plane:
+    padding_voxels: int
+    clipped: int
+    packed: bytes | None
+    codec: str
+    lossy: bool
 
 
 def decode_volume(slices: Sequence[SliceHeader], params: IngestParams) -> DecodedVolume | Refusal:
-    """All planes as HU, or the first one that cannot be had."""
-    if float(len(slices)) * slices[0].rows * slices[0].columns > 2**33:
-        return Refusal(ReasonCode.PIXEL_DECODE_FAILED, "larger than any CT volume", tuple(slices))
-    hu: NDArray[np.int16] = np.empty((0, 0, 0), dtype=np.int16)
-    padding = np.zeros(len(slices), dtype=np.int64)
-    clipped = np.zeros(len(slices), dtype=np.int64)
-    noisy = np.zeros(len(slices), dtype=np.int64)
-    samples: list[NDArray[np.float32]] = [np.empty((0, 0), dtype=np.float32)] * len(slices)
+    """All planes as HU, or the first one that cannot be had, or why their values are no HU of a patient."""
+    first = slices[0]
+    shape = (len(slices), first.rows, first.columns)
+    odd = next((header for header in slices if (header.rows, header.columns) != shape[1:]), None)
+    if odd is not None:
+        return Refusal(ReasonCode.MIXED_MATRIX, "slices of one volume differ in their number of pixels", (odd,))
+    steps = max(shape[1] // _SAMPLES, 1), max(shape[2] // _SAMPLES, 1)
+    try:
+        # a header that lies about its size costs nothing: no page is touched before a plane's own lengths were checked
+        hu = np.empty(shape, dtype=np.int16)
+        samples = np.empty((shape[0], -(-shape[1] // steps[0]), -(-shape[2] // steps[1])), dtype=np.int16)
+    except (MemoryError, ValueError):
+        detail = f"{shape[0]} x {shape[1]} x {shape[2]} voxels do not fit into memory"
+        return Refusal(ReasonCode.PIXEL_DECODE_FAILED, detail, tuple(slices))
+    planes: list[_Plane | None] = [None] * len(slices)
+    tables: Tables = {}
+    failures: list[Refusal] = []
 
-    def decode(index: int) -> NDArray[np.int16] | Refusal:
-        header = slices[index]
+    def fill(run: Sequence[tuple[int, PixelFile | None]]) -> None:
+        for index, file in run:
+            if failures:
+                return
+            try:
+                values, layout = _samples(slices[index], file, hu[index])
+                rescaled = rescale(values, layout, slices[index], hu[index], tables)
+                _take(hu[index], rescaled.named, steps, samples[index])
+                mask = find_padding(hu[index], rescaled.lowest, rescaled.named)
+                changed = 0 if mask is None else replace_padding(hu[index], mask, params.padding_hu)
+                packed = None if mask is None else pack_plane(mask)
+                planes[index] = _Plane(changed, rescaled.clipped, packed, layout.codec, layout.lossy)
+            except (DecodeError, OSError, MemoryError) as error:
+                why = error.what if isinstance(error, DecodeError) else "the file cannot be read"
+                detail = f"slice {index + 1} of {len(slices)}: {why}"
+                failures.append(Refusal(ReasonCode.PIXEL_DECODE_FAILED, detail, (slices[index],)))
+
+    with ExitStack() as stack, ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
         try:
-            plane = to_hounsfield(read_stored(header), header, params.padding_hu)
+            order = _opened(slices, stack)
         except (DecodeError, OSError) as error:
             why = error.what if isinstance(error, DecodeError) else "the file cannot be read"
-            return Refusal(ReasonCode.PIXEL_DECODE_FAILED, f"slice {index + 1} of {len(slices)}: {why}", (header,))
-        padding[index], clipped[index] = plane.padding_voxels, plane.clipped
-        samples[index], noisy[index] = plane.sample, plane.noisy_voxels
-        return plane.hu
+            return Refusal(ReasonCode.PIXEL_DECODE_FAILED, why, tuple(slices))
+        # the first plane alone: most broken series end here
+        fill(order[:1])
+        list(pool.map(fill, [order[start : start + _RUN] for start in range(1, len(order), _RUN)]))
+    if failures:
+        return failures[0]
+    done = [plane for plane in planes if plane is not None]
+    verdict = judge_hounsfield(samples, slices)
+    if isinstance(verdict, Refusal):
+        return verdict
+    return DecodedVolume(
+        hu,
+        sum(plane.padding_voxels for plane in done),
+        sum(plane.clipped for plane in done),
+        padding_mask([plane.packed for plane in done], shape),
+        tuple(sorted({plane.codec for plane in done})),
+        tuple(header for header, plane in zip(slices, done, strict=True) if plane.lossy),
+        verdict,
+    )
 
-    # the first plane alone: a header that lies about its size is caught before memory is asked for
-    first = decode(0)
-    if isinstance(first, Refusal):
-        return first
-    hu = np.empty((len(slices), *first.shape), dtype=np.int16)
-    hu[0] = first
 
-    def fill(index: int) -> Refusal | None:
-        plane = decode(index)
-        if isinstance(plane, Refusal):
-            return plane
-        hu[index] = plane
-        return None
+def _opened(slices: Sequence[SliceHeader], stack: ExitStack) -> list[tuple[int, PixelFile | None]]:
+    """Each index with its open file where several slices share one; a file of its own is opened when it is read."""
+    files: dict[object, PixelFile] = {}
+    opened: list[tuple[int, PixelFile | None]] = []
+    for path, group in groupby(enumerate(slices), key=lambda item: item[1].path):
+        members = list(group)
+        if members[0][1].n_frames > 1 and path not in files:
+            files[path] = stack.enter_context(PixelFile(members[0][1]))
+        opened += [(index, files.get(path)) for index, _ in members]
+    return opened
 
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
-        for failure in pool.map(fill, range(1, len(slices))):
-            if failure is not None:
-                pool.shutdown(wait=True, cancel_futures=True)
-                return failure
-    if (jump := jumping_slice(samples)) is not None:
-        index, amount = jump
-        detail = f"all values of slice {index + 1} stand {amount:+.0f} HU off those of slice {index}"
-        return Refusal(ReasonCode.IMPLAUSIBLE_HU, detail, (slices[index - 1], slices[index]))
-    return DecodedVolume(hu, int(padding.sum()), int(clipped.sum()), int(noisy.sum()))
+
+def _samples(header: SliceHeader, file: PixelFile | None, plane: NDArray[np.int16]) -> tuple[Plane, SampleFormat]:
+    if file is not None:
+        return file.samples(header, plane)
+    with PixelFile(header) as own:
+        return own.samples(header, plane)
+
+
+def _take(
+    hu: NDArray[np.int16], named: NDArray[np.bool_] | None, steps: tuple[int, int], sample: NDArray[np.int16]
+) -> None:
+    """A coarse grid of one plane before its padding is replaced; PADDED where the header names padding."""
+    sample[...] = hu[:: steps[0], :: steps[1]]
+    if named is not None:
+        sample[named[:: steps[0], :: steps[1]]] = PADDED

@@ -1,144 +1,160 @@
-"""From stored values to int16 HU: rescale of each slice, padding outside the field of view, plausibility."""
+"""Whether the values of a volume can be HU of a patient: where air and tissue peak, and whether a scale slips midway.
+
+Everything is judged on a coarse grid of every slice. Air is -1000 HU and water 0 HU by definition; soft tissue lies
+within 100 HU of water. An intercept that was forgotten or added twice moves both by 1000 or 1024, a wrong slope moves
+them apart. What is certain refuses a series, what is only odd is a note.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from data_contracts.reasons import ReasonCode
+from pipeline.intake.geometry import Note, Refusal
 from pipeline.intake.headers import SliceHeader
+from pipeline.intake.padding import UNREAL_HU
+from pipeline.intake.scale_jumps import PADDED, off_scale_slices
 
-#: below this nothing is real: scanners write -1024 for air, -2000, -2048 or -3024 outside the field of view
-UNREAL_HU = -1500
-#: a padding value that maps into this range could also be tissue
-_TISSUE_HU = (-900.0, 3071.0)
-#: an added or forgotten 1000 or 1024 moves a slice by more than this
-_JUMP_HU = 500.0
-#: and leaves its picture alike: neighbours correlate at least so
-_JUMP_CORRELATION = 0.5
-_INT16 = np.iinfo(np.int16)
+__all__ = ["PADDED", "judge_hounsfield"]
+
+#: histogram of HU in bins of this width, from _LOWEST_HU on
+_BIN_HU = 10
+_LOWEST_HU, _HIGHEST_HU = -1500, 4000
 
 
-@dataclass(frozen=True)
-class HounsfieldSlice:
-    """One plane: int16 HU (rows, columns), a mask of padding where any, and how many values were clipped.
+def judge_hounsfield(samples: NDArray[np.int16], slices: Sequence[SliceHeader]) -> tuple[Note, ...] | Refusal:
+    """Notes on a volume's values, or why they are no HU.
 
-    noisy_voxels: values below UNREAL_HU that are no constant field, so no padding.
-    sample: every fourth row and column before padding is replaced, float32, NaN where the header names padding.
+    samples: HU of every slice on a coarse grid, (k, j, i), before padding was replaced; PADDED where the header names
+    padding.
     """
-
-    hu: NDArray[np.int16]
-    padding_voxels: int
-    clipped: int
-    noisy_voxels: int
-    sample: NDArray[np.float32]
-
-
-def to_hounsfield(stored: NDArray[np.int32], header: SliceHeader, padding_hu: int) -> HounsfieldSlice:
-    """HU of one plane from its stored values (PS3.3 C.11.1: value * slope + intercept), padding set to `padding_hu`.
-
-    Fractions are rounded to the nearest integer. Only voxels with the header's padding value, or below UNREAL_HU,
-    change; where the padding value could be tissue, only what is connected to the rim of the plane is padding.
-    """
-    slope, intercept = header.rescale_slope or 1.0, header.rescale_intercept or 0.0
-    whole = slope == 1.0 and float(intercept).is_integer()
-    wide = stored + np.int32(intercept) if whole else np.rint(stored * slope + intercept)
-    lowest, highest = wide.min(), wide.max()
-    named = _named_padding(stored, header, slope, intercept)
-    clipped = 0
-    if lowest < _INT16.min or highest > _INT16.max:
-        outside = (wide < _INT16.min) | (wide > _INT16.max)
-        clipped = int(np.count_nonzero(outside if named is None else outside & ~named))
-        wide = np.clip(wide, _INT16.min, _INT16.max)
-    hu = wide.astype(np.int16)
-
-    unreal = hu <= UNREAL_HU if lowest <= UNREAL_HU else None
-    sample = hu[::4, ::4]
-    real = sample.astype(np.float32)
-    if named is not None:
-        real[named[::4, ::4]] = np.nan
-    padding = named if unreal is None else unreal if named is None else named | unreal
-    count = noisy = 0
-    if padding is not None:
-        changed = padding & (hu != padding_hu)
-        count = int(np.count_nonzero(changed))
-        noisy = 0 if unreal is None else _noisy_voxels(sample, unreal[::4, ::4])
-        hu[changed] = padding_hu
-    return HounsfieldSlice(hu, count, clipped, noisy, real)
+    if why := _implausible(samples):
+        return Refusal(ReasonCode.IMPLAUSIBLE_HU, why, tuple(slices))
+    if found := off_scale_slices(samples, slices):
+        return Refusal(ReasonCode.IMPLAUSIBLE_HU, found.detail, tuple(slices[index] for index in found.indices))
+    doubt = _doubt(_Histogram(_measured(samples)))
+    return (Note(ReasonCode.HU_OFFSET_SUSPECTED, doubt),) if doubt else ()
 
 
-def _noisy_voxels(sample: NDArray[np.int16], unreal: NDArray[np.bool_]) -> int:
-    """Voxels of a plane below UNREAL_HU beside its three commonest values there; from one voxel in 16.
+def _measured(samples: NDArray[np.int16]) -> NDArray[np.int16]:
+    return np.asarray(samples[samples > UNREAL_HU])
+
+
+class _Histogram:
+    """Shares of the measured voxels by HU."""
+
+    def __init__(self, values: NDArray[np.int16]) -> None:
+        bins = (np.clip(values, _LOWEST_HU, _HIGHEST_HU).astype(np.int32) - _LOWEST_HU) // _BIN_HU
+        counts = np.bincount(bins, minlength=(_HIGHEST_HU - _LOWEST_HU) // _BIN_HU + 1)
+        self.shares = counts / max(values.size, 1)
+
+    def share(self, low_hu: int, high_hu: int) -> float:
+        """Share of the voxels from `low_hu` to below `high_hu`; the ends of the range take what lies beyond."""
+        first, last = (low_hu - _LOWEST_HU) // _BIN_HU, (high_hu - _LOWEST_HU) // _BIN_HU
+        return float(self.shares[first : last + (high_hu >= _HIGHEST_HU)].sum())
+
+    def peak_hu(self, low_hu: int, high_hu: int) -> int:
+        """HU of the highest place of the histogram in a range, smoothed over 50 HU."""
+        smooth = np.convolve(self.shares, np.ones(5), mode="same")
+        first, last = (low_hu - _LOWEST_HU) // _BIN_HU, (high_hu - _LOWEST_HU) // _BIN_HU
+        return low_hu + _BIN_HU * int(smooth[first:last].argmax()) + _BIN_HU // 2
+
+
+def _implausible(samples: NDArray[np.int16]) -> str:
+    """Why the values of a volume cannot be HU of a patient, or ""."""
+    values = _measured(samples)
+    noisy = _noisy(samples)
+    if noisy > 0.02 * samples.size:
+        return f"{100 * noisy / samples.size:.0f} % of the voxels lie below {UNREAL_HU} HU and are no padding"
+    if values.size == 0:
+        return "nothing but padding"
+    lowest, highest = int(values.min()), int(values.max())
+    if lowest == highest:
+        return "all voxels are equal"
+    histogram = _Histogram(values)
+    dense, tissue = histogram.share(-500, _HIGHEST_HU), histogram.share(-200, 200)
+    if dense < 0.002:
+        return f"{100 * dense:.2f} % of the voxels are above -500 HU"
+    if (beyond := histogram.share(3100, _HIGHEST_HU)) > 0.1:
+        return f"{100 * beyond:.0f} % of the voxels are above 3100 HU"
+    if why := _displaced(histogram, values, tissue):
+        return why
+    if float(values.std()) >= 200 and _structure(samples) < 0.2:
+        return "neighbouring voxels have nothing in common: noise"
+    return ""
+
+
+def _displaced(histogram: _Histogram, values: NDArray[np.int16], tissue: float) -> str:
+    """Whether tissue peaks where an intercept or slope that is wrong would put it."""
+    first, median, last = (int(value) for value in np.percentile(values, (1, 50, 99)))
+    if median > 700 and tissue < 0.05:
+        return f"the median is {median} HU"
+    # one value that many voxels share is air clipped at the end of a range, or a rim that padding left behind
+    low = values[values < -200]
+    share_low = 0.0
+    if low.size:
+        counts = np.bincount(low.astype(np.int32) - UNREAL_HU)
+        share_low = float(low.size - counts.max() * (counts.max() > 0.02 * values.size)) / values.size
+    body = histogram.share(850, 1250)
+    if share_low < 0.005 and body >= 0.1:
+        return f"no air, and {100 * body:.0f} % of the voxels around 1024 HU, where tissue without its intercept lies"
+    negative, spread = histogram.share(_LOWEST_HU, -50), last - first
+    if negative < 0.002 and spread > 500 and histogram.share(850, _HIGHEST_HU) > 0.01:
+        return f"no voxel below 0 HU, and {spread} HU between the lowest and the highest"
+    high = histogram.share(700, 1400)
+    if high > 0.15 and tissue < 0.5 * high:
+        return f"{100 * high:.0f} % of the voxels between 700 and 1400 HU, {100 * tissue:.0f} % around 0 HU"
+    half, narrow = histogram.share(-700, -300), histogram.share(-560, -420)
+    if tissue < 0.02 and half > 0.1 and narrow > 0.6 * half:
+        return f"{100 * narrow:.0f} % of the voxels around -490 HU, {100 * tissue:.1f} % around 0 HU"
+    return ""
+
+
+def _doubt(histogram: _Histogram) -> str:
+    """What is odd about the place of soft tissue, or ""."""
+    peak = histogram.peak_hu(-400, 600)
+    if -180 <= peak <= 180:
+        return ""
+    there, expected = histogram.share(peak - 65, peak + 65), histogram.share(-150, 150)
+    if there > 0.1 and expected < 0.5 * there:
+        return f"tissue peaks at {peak} HU, not near 0 HU"
+    return ""
+
+
+def _noisy(samples: NDArray[np.int16]) -> int:
+    """Samples below UNREAL_HU beside the three commonest values of their slice.
 
     Padding is a field of one or two values; air that was rescaled twice has noise.
     """
-    _, counts = np.unique(sample[unreal], return_counts=True)
-    return 16 * int(counts.sum() - np.sort(counts)[-3:].sum())
+    below = (samples <= UNREAL_HU) & (samples != PADDED)
+    total = 0
+    for plane, mask in zip(samples, below, strict=True):
+        left = plane[mask]
+        for _ in range(3):
+            if left.size == 0:
+                break
+            left = left[left != left[0]]
+        if left.size:
+            _, counts = np.unique(plane[mask], return_counts=True)
+            total += int(counts.sum() - np.sort(counts)[-3:].sum())
+    return total
 
 
-def _named_padding(
-    stored: NDArray[np.int32], header: SliceHeader, slope: float, intercept: float
-) -> NDArray[np.bool_] | None:
-    """Mask of PixelPaddingValue (to PixelPaddingRangeLimit where given); None where there is none."""
-    if header.padding_value is None:
-        return None
-    limit = header.padding_value if header.padding_limit is None else header.padding_limit
-    low, high = min(header.padding_value, limit), max(header.padding_value, limit)
-    mask = stored == low if low == high else (stored >= low) & (stored <= high)
-    if not mask.any():
-        return None
-    ends_hu = sorted((low * slope + intercept, high * slope + intercept))
-    if ends_hu[1] > _TISSUE_HU[0] and ends_hu[0] < _TISSUE_HU[1]:
-        labels, _ = ndimage.label(mask)
-        rim = np.concatenate((labels[0], labels[-1], labels[:, 0], labels[:, -1]))
-        mask = np.isin(labels, np.setdiff1d(rim, [0]))
-        if not mask.any():
-            return None
-    return np.asarray(mask)
+def _structure(samples: NDArray[np.int16]) -> float:
+    """The larger of the correlations of neighbouring samples, within slices and between them."""
+    return max(
+        _correlation(samples[:, :, :-1], samples[:, :, 1:]),
+        _correlation(samples[:, :-1], samples[:, 1:]),
+        _correlation(samples[:-1], samples[1:]),
+    )
 
 
-def jumping_slice(samples: Sequence[NDArray[np.float32]]) -> tuple[int, float] | None:
-    """First slice that stands off the one before it by a large amount though it shows the same; and the amount in HU.
-
-    Leaving the body also moves most voxels, but then the two slices have nothing in common.
-    """
-    for index, (previous, current) in enumerate(pairwise(samples), start=1):
-        both = ~(np.isnan(previous) | np.isnan(current))
-        if np.count_nonzero(both) < 16:
-            continue
-        one, other = previous[both], current[both]
-        shift = float(np.median(other - one))
-        if abs(shift) < _JUMP_HU or one.std() < 1 or other.std() < 1:
-            continue
-        if float(np.corrcoef(one, other)[0, 1]) >= _JUMP_CORRELATION:
-            return index, shift
-    return None
-
-
-def implausibility(hu: NDArray[np.int16], padding_hu: int, noisy_voxels: int) -> str:
-    """Why the values of a volume (k, j, i) cannot be HU of a patient, or "".
-
-    A patient has soft tissue near 0 HU; a volume that has nothing above -500, or nothing below +500, has another scale.
-    noisy_voxels: values below UNREAL_HU that were no padding.
-    """
-    if noisy_voxels > 0.02 * hu.size:
-        return f"{100 * noisy_voxels / hu.size:.0f} % of the voxels lie below {UNREAL_HU} HU and are no padding"
-    sample = hu[:: max(len(hu) // 32, 1), ::4, ::4]
-    values = sample[sample != padding_hu]
-    if values.size == 0:
-        return "nothing but padding"
-    dense = float(np.mean(values > -500))
-    if dense < 0.002:
-        return f"{100 * dense:.2f} % of the voxels are above -500 HU"
-    sparse = float(np.mean(values < 500))
-    if sparse < 0.2:
-        return f"{100 * (1 - sparse):.0f} % of the voxels are above 500 HU"
-    if float(np.percentile(values, 1)) >= 0 and float(np.percentile(values, 90)) >= 800:
-        return "no voxel below 0 HU and a tenth of them above 800 HU"
-    if int(values.max()) == int(values.min()):
-        return "all voxels are equal"
-    return ""
+def _correlation(one: NDArray[np.int16], other: NDArray[np.int16]) -> float:
+    both = (one > UNREAL_HU) & (other > UNREAL_HU)
+    first, second = one[both].astype(np.float32), other[both].astype(np.float32)
+    if first.size < 16 or first.std() == 0 or second.std() == 0:
+        return 1.0
+    return float(np.corrcoef(first, second)[0, 1])
