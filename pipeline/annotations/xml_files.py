@@ -36,17 +36,22 @@ class LidcReading:
 
 
 def parse_xml(path: Path) -> ElementTree.Element:
-    """The root of an XML file without namespaces.
+    """The root of an XML file without namespaces; see parse_xml_bytes."""
+    try:
+        content = path.read_bytes() if path.stat().st_size <= _MAX_BYTES else b""
+    except OSError:
+        raise AnnotationError("the XML file cannot be read") from None
+    return parse_xml_bytes(content)
+
+
+def parse_xml_bytes(content: bytes) -> ElementTree.Element:
+    """The root of an XML document without namespaces.
 
     Raises
     ------
     AnnotationError: not XML, too large or too deep, or with a DOCTYPE (which alone can declare entities).
     """
-    try:
-        content = path.read_bytes() if path.stat().st_size <= _MAX_BYTES else b""
-    except OSError:
-        raise AnnotationError("the XML file cannot be read") from None
-    if not content:
+    if not content or len(content) > _MAX_BYTES:
         raise AnnotationError("the XML file is empty or larger than 64 MiB")
     depth = 0
 
