@@ -8,7 +8,14 @@ from collections.abc import Callable
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEG2000, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, JPEGLSNearLossless
+from pydicom.uid import (
+    JPEG2000,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+)
 from trap_files import dataset_bytes, file_bytes
 from trap_kinds import Draft, both, damaged
 from trap_series import Plan, Plane, Truth, new_uid, text_of_number, truth_and_planes, with_voxels
@@ -477,7 +484,9 @@ def _truncated(draft: Draft) -> None:
     )
     cut = draft.rng.choice([whole - 1, whole - 2, whole - 9, pixels])
     plane.alter = lambda data: data[:cut]
-    draft.flag("flag", Code.PIXEL_DECODE_FAILED, Code.UNREADABLE, *_HOLE, must=[plane], may=draft.around(number))
+    # a torn deflated file does not tell its UID
+    named = [] if plane.syntax == DeflatedExplicitVRLittleEndian else [plane]
+    draft.flag("flag", Code.PIXEL_DECODE_FAILED, Code.UNREADABLE, *_HOLE, must=named, may=draft.around(number))
 
 
 @damaged("truncated_in_the_header", fixed="syntax")

@@ -80,7 +80,8 @@ def _disagree(draft: Draft) -> None:
         ds.NumberOfFrames = int(ds.NumberOfFrames) + draft.rng.choice([-1, 1])
     else:
         del ds.PerFrameFunctionalGroupsSequence[-1]
-    draft.flag("flag", Code.UNSUPPORTED_MULTIFRAME, Code.PIXEL_DECODE_FAILED, Code.MISSING_GEOMETRY)
+    codes = (Code.UNSUPPORTED_MULTIFRAME, Code.PIXEL_DECODE_FAILED, Code.MISSING_GEOMETRY, Code.MISSING_SLICES)
+    draft.flag("flag", *codes)
 
 
 @damaged("enhanced_frame_off_by_1024", fixed="syntax quirks rescale")
