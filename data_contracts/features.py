@@ -15,7 +15,12 @@ POOLED = -1
 
 
 class FeatureCard(Record):
-    """What made the vectors: written beside the table; a change of any field is a new table."""
+    """What made the vectors: written beside the table; a change of any field is a new table.
+
+    engine, precision, device: what computed them; another one gives other last digits.
+    why: one line on how these were chosen.
+    cosine_to_fp32: smallest cosine to float32 over the first images; None where they are float32 of torch itself.
+    """
 
     dataset_id: str
     backbone: str
@@ -24,6 +29,10 @@ class FeatureCard(Record):
     n_features: int
     input_size_px: int
     device: str
+    engine: str = "torch"
+    precision: str = "fp32"
+    why: str = ""
+    cosine_to_fp32: float | None = None
 
 
 FEATURE_TABLE = TableContract(
@@ -33,6 +42,8 @@ FEATURE_TABLE = TableContract(
             "patch_id": pa.Column(str),
             "plane": pa.Column("int64", pa.Check.ge(POOLED)),
             "vector": pa.Column(object),
+            # sha256 of the patch's bytes: where it is known, another dataset with this patch need not compute it again
+            "patch_sha256": pa.Column(str, required=False),
         },
         unique=["patch_id", "plane"],
         coerce=True,

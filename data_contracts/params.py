@@ -169,6 +169,10 @@ class FeatureParams(Params):
     weights_sha256: digest the local file must have; empty accepts and records it.
     input_size_px: planes are resized to this many pixels a side.
     windows: the three HU windows that become a plane's channels: lung, mediastinum, bone, or centre:width.
+    device: "cuda" or "cpu"; auto takes a GPU where there is one.
+    engine: what computes on a processor: openvino, compile (torch.compile), torch, or int8 (OpenVINO on quantised
+        convolutions, never taken by itself); auto takes the first that is installed.
+    precision: auto takes bf16 where the device has it in hardware, and fp32 where the first batch comes out different.
     """
 
     backbone: str = "resnet50"
@@ -176,6 +180,9 @@ class FeatureParams(Params):
     weights_sha256: str = ""
     input_size_px: int = Field(96, ge=32)
     windows: WindowNames = WINDOW_NAMES
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    engine: Literal["auto", "openvino", "compile", "torch", "int8"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
 
 
@@ -202,6 +209,10 @@ class TrainParams(Params):
     adaptation: "dann" also fits a domain-adversarial network; a gate then chooses between it and source-only.
     dann_weight, dann_gamma: weight of the domain loss, and how steeply it rises.
     threads: of torch; 0 takes every core.
+    precision: of the stages that learn, and of features taken from a table. bf16 (mixed: weights, head and validation
+        stay in fp32) is faster only where the processor has it in hardware; auto takes it there, where the gradients of
+        the first batch agree with those of fp32.
+    noise: standard deviation of Gaussian noise on augmented images, in units of the normalised image.
     common_spacing_mm: grid to which crops of differing pixel spacing are resampled; 0 leaves them.
     """
 
@@ -235,6 +246,8 @@ class TrainParams(Params):
     dann_gamma: float = Field(10.0, gt=0)
     seed: int = 0
     threads: int = Field(0, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    noise: float = Field(0.0, ge=0)
 
 
 class AdaptationGateParams(Params):

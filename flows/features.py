@@ -2,79 +2,180 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from prefect import flow
 
-from data_contracts.features import FEATURE_TABLE, POOLED, FeatureCard
+from data_contracts.features import FEATURE_TABLE, FeatureCard
+from data_contracts.model_card import InputSpec
 from data_contracts.params import FeatureParams, TrainParams
 from data_contracts.records import digest_of, sha256_file
 from flows.backbone import calibration_rows, initial_backbone
 from flows.engine import step
+from flows.feature_parts import FeatureParts, Vectors, patch_sha256
 from flows.labelled import patches_of
 from flows.progress import say, stage
 from flows.workspace import Workspace
-from models.inputs import input_spec
-from models.predict import extract_features
+from models.backbones import Backbone
+from models.engine_plan import EnginePlan, plan_engine
+from models.engines import OpenedEngine, open_engine, state_digest
+from models.heap import give_back
+from models.inputs import as_batch, input_spec, to_images
+from models.predict import stream_features
+from models.zoo import WeightsInfo
 from pipeline.cohort.dataset import PatchReader
+
+#: The most work that a kill costs.
+_PART_EVERY_S = 15.0
+#: First patches of a dataset, whose images show whether an engine agrees with float32.
+_SAMPLE_PATCHES = 32
+#: Raised by one whenever the same patches, weights and parameters would give other vectors.
+_FORMAT = 2
+
+
+class FeatureRun(NamedTuple):
+    """A finished table and what making it took: patches computed and taken from before, and the first call's cost."""
+
+    path: Path
+    card: FeatureCard
+    computed: int
+    reused: int
+    first_call_s: float
 
 
 def feature_params(params: TrainParams) -> FeatureParams | None:
     """The feature table a training can learn from; None where a stage learns or every epoch sees other patches."""
     if params.unfreeze > 0 or params.augmentations > 1 or params.adaptation != "none" or params.common_spacing_mm:
         return None
-    return FeatureParams(**{name: getattr(params, name) for name in FeatureParams.model_fields})
+    shared = FeatureParams.model_fields.keys() & TrainParams.model_fields.keys()
+    return FeatureParams(**{name: getattr(params, name) for name in shared})
 
 
 @step("extract-features")
-def feature_table(workspace: Workspace, dataset_dir: Path, params: FeatureParams) -> tuple[Path, FeatureCard]:
-    """Write the feature table of a dataset once."""
-    reader = PatchReader(dataset_dir)
-    spec = input_spec(reader.card, TrainParams(input_size_px=params.input_size_px, windows=params.windows))
-    sample = patches_of(reader, calibration_rows(reader.index), TrainParams())
-    backbone, weights = initial_backbone(
-        params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec
-    )
-    identity = digest_of([weights.sha256, params.model_dump(mode="json", exclude={"weights"})], length=8)
-    stem = Path(weights.source).stem.replace(" ", "_") if weights.pretrained else "none"
-    path = workspace.features_root / f"{dataset_dir.name}-{params.backbone}-{stem}-{identity}.parquet"
-    card = FeatureCard(
-        dataset_id=dataset_dir.name,
-        backbone=params.backbone,
-        weights=weights.source,
-        weights_sha256=weights.sha256,
-        n_features=backbone.n_features,
-        input_size_px=params.input_size_px,
-        device="cpu",
-    )
-    if path.exists():
-        say(f"features: {path.name} is there already; nothing to do")
-        return path, card
-    n_patches = len(reader.index)
-    ids = list(reader.index["patch_id"])
-    with stage("features", n_patches) as progress:
+def feature_table(workspace: Workspace, dataset_dir: Path, params: FeatureParams) -> FeatureRun:
+    """Write the feature table of a dataset; vectors that are there already, in it or of other datasets, are kept."""
+    job = _Job(workspace, dataset_dir, params)
+    plan = plan_engine(params.device, params.engine, params.precision)
+    with workspace.lock(f"features-{job.path(plan).stem}"):
+        if job.path(plan).exists():
+            say(f"features: {job.path(plan).name} is there already; nothing to do")
+            return FeatureRun(job.path(plan), FeatureCard.read(_card_path(job.path(plan))), 0, len(job.ids), 0.0)
+        return job.run(plan)
 
-        def load(rows: slice) -> np.ndarray:
-            patches = np.asarray(reader.load(ids[rows]))
-            progress.advance(f"patch {rows.stop}", len(patches))
-            return patches
 
-        planes = extract_features(backbone, load, n_patches, spec)
-    pooled = planes.mean(axis=1)
-    rows = [(patch, plane, planes[n, plane]) for n, patch in enumerate(ids) for plane in range(planes.shape[1])]
-    rows += [(patch, POOLED, pooled[n]) for n, patch in enumerate(ids)]
-    FEATURE_TABLE.write(path, pd.DataFrame(rows, columns=["patch_id", "plane", "vector"]))
-    card.write(path.with_suffix(".json"))
-    return path, card
+class _Job:
+    """One dataset, one network, one set of parameters."""
+
+    def __init__(self, workspace: Workspace, dataset_dir: Path, params: FeatureParams) -> None:
+        self.workspace = workspace
+        self.dataset_dir = dataset_dir
+        self.params = params
+        self.reader = PatchReader(dataset_dir)
+        self.ids = list(self.reader.index["patch_id"])
+        self.spec: InputSpec = input_spec(
+            self.reader.card, TrainParams(input_size_px=params.input_size_px, windows=params.windows)
+        )
+        sample = patches_of(self.reader, calibration_rows(self.reader.index), TrainParams())
+        made: tuple[Backbone, WeightsInfo] = initial_backbone(
+            params.backbone, params.weights, params.weights_sha256, params.seed, sample, self.spec
+        )
+        self.backbone, self.weights = made
+        self._state = state_digest(self.backbone)
+
+    def path(self, plan: EnginePlan) -> Path:
+        """Where the table of this dataset by this plan stands."""
+        stem = Path(self.weights.source).stem.replace(" ", "_") if self.weights.pretrained else "none"
+        name = f"{self.dataset_dir.name}-{self.params.backbone}-{stem}-{plan.name}-{self._identity(plan)}"
+        return self.workspace.features_root / f"{name}.parquet"
+
+    def _identity(self, plan: EnginePlan) -> str:
+        """Digest of everything but the patches that the vectors depend on."""
+        spec = self.spec.model_dump(mode="json", exclude={"views", "spacing_mm"})
+        # The scales of int8 come from this dataset's patches.
+        scales = self.dataset_dir.name if plan.precision == "int8" else ""
+        return digest_of([_FORMAT, self.params.backbone, self._state, plan.name, spec, scales], length=8)
+
+    def run(self, planned: EnginePlan) -> FeatureRun:
+        """Compute what is missing."""
+        cache = self.workspace.root / "cache"
+        # Read by torch's compiler, whose own place may be on a read-only disk or be shared with strangers.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+        sample = as_batch(to_images(self.reader.load(self.ids[:_SAMPLE_PATCHES]), self.spec))
+        opened = open_engine(self.backbone, planned, sample, cache=cache / "openvino")
+        say(f"features: {opened.plan.line()}; the first call took {opened.first_call_s:.1f} s")
+        path = self.path(opened.plan)
+        card = self._card(opened)
+        if path.exists():  # the plan could not be kept, and the table by its replacement is there
+            say(f"features: {path.name} is there already; nothing to do")
+            return FeatureRun(path, FeatureCard.read(_card_path(path)), 0, len(self.ids), opened.first_call_s)
+        parts = FeatureParts(path, sorted(path.parent.glob(f"*-{self._identity(opened.plan)}.parquet")))
+        digests = [patch_sha256(patch) for patch in self._patches()]
+        vectors = parts.known(set(digests))
+        # Patches with the same bytes are computed once.
+        missing = list({digest: row for row, digest in enumerate(digests) if digest not in vectors}.values())
+        reused = sum(digest in vectors for digest in digests)
+        if reused:
+            say(f"features: {reused} of {len(digests)} patches were computed before")
+        for part in self._computed(opened, digests, missing):
+            parts.append(part)
+            vectors |= part
+        card.write(_card_path(path))  # before the table, whose presence says that all is there
+        parts.finish(zip(self.ids, digests, strict=True), vectors)
+        give_back()
+        return FeatureRun(path, card, len(missing), reused, opened.first_call_s)
+
+    def _patches(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self.ids), 256):
+            yield from self.reader.load(self.ids[start : start + 256])
+
+    def _computed(self, opened: OpenedEngine, digests: list[str], missing: list[int]) -> Iterator[Vectors]:
+        """Vectors of the missing patches, in parts of some seconds."""
+        ids = [self.ids[row] for row in missing]
+        part: Vectors = {}
+        begun_s = time.monotonic()
+        with stage("features", len(ids)) as progress:
+            done = 0
+            for planes in stream_features(opened.engine, lambda rows: self.reader.load(ids[rows]), len(ids), self.spec):
+                part |= {digests[row]: vectors for row, vectors in zip(missing[done:], planes, strict=False)}
+                done += len(planes)
+                progress.advance(f"patch {done}", len(planes))
+                if time.monotonic() - begun_s >= _PART_EVERY_S:
+                    yield part
+                    part, begun_s = {}, time.monotonic()
+        if part:
+            yield part
+
+    def _card(self, opened: OpenedEngine) -> FeatureCard:
+        return FeatureCard(
+            dataset_id=self.dataset_dir.name,
+            backbone=self.params.backbone,
+            weights=self.weights.source,
+            weights_sha256=self.weights.sha256,
+            n_features=self.backbone.n_features,
+            input_size_px=self.params.input_size_px,
+            device=opened.plan.device,
+            engine=opened.plan.engine,
+            precision=opened.plan.precision,
+            why=opened.plan.why,
+            cosine_to_fp32=opened.cosine,
+        )
+
+
+def _card_path(table: Path) -> Path:
+    return table.with_suffix(".json")
 
 
 @flow(name="features", log_prints=False)
 def features_flow(workspace_root: str, dataset: str, params: FeatureParams) -> dict[str, Any]:
     """Feature vectors of every patch of a dataset, per plane and pooled."""
     workspace = Workspace(Path(workspace_root)).require()
-    path, card = feature_table(workspace, workspace.dataset(dataset), params)
-    n_vectors = len(FEATURE_TABLE.read(path))
-    return {"table": str(path), "n_vectors": n_vectors, "sha256": sha256_file(path), **card.model_dump(mode="json")}
+    run = feature_table(workspace, workspace.dataset(dataset), params)
+    facts = {"computed": run.computed, "reused": run.reused, "first_call_s": round(run.first_call_s, 2)}
+    n_vectors = len(FEATURE_TABLE.read(run.path))
+    body = run.card.model_dump(mode="json")
+    return {"table": str(run.path), "n_vectors": n_vectors, "sha256": sha256_file(run.path), **facts, **body}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from data_contracts.model_card import InputSpec, ModelCard
 from models.augment import orbit
-from models.backbones import Backbone
+from models.engines import Engine
+from models.heap import keep_heap
 from models.inputs import as_batch, plane_count, to_images
 from models.network import NoduleNetwork
 
@@ -25,6 +28,7 @@ def predict_logits(
 ) -> NDArray[np.float64]:
     """Logits (n,) of patches (n, *patch_shape): the mean over `spec.views` flips and quarter turns."""
     network.eval()
+    keep_heap()
     batch_size = batch_size or max(_IMAGES_A_PASS // plane_count(spec), 1)
     out = np.zeros(len(patches), dtype=np.float64)
     with torch.inference_mode():
@@ -43,24 +47,33 @@ def logits_of_features(network: NoduleNetwork, features: NDArray[np.floating]) -
         return np.asarray(network.head(values).double().numpy())
 
 
-def extract_features(
-    backbone: Backbone,
-    load: Callable[[slice], NDArray[np.generic]],
-    n: int,
-    spec: InputSpec,
-    batch_size: int = 0,
-) -> NDArray[np.float32]:
-    """Features (n, P, F) of `n` patches that `load(slice)` reads a batch at a time."""
-    backbone.eval()
+def stream_features(
+    engine: Engine, load: Callable[[slice], NDArray[np.generic]], n: int, spec: InputSpec
+) -> Iterator[NDArray[np.float32]]:
+    """Features (m, P, F) of `n` patches that `load(slice)` reads, in order, as many at a time as suit the engine."""
     planes = plane_count(spec)
-    batch_size = batch_size or max(_IMAGES_A_PASS // planes, 1)
-    out = np.zeros((n, planes, backbone.n_features), dtype=np.float32)
-    with torch.inference_mode():
-        for start in range(0, n, batch_size):
-            stop = min(start + batch_size, n)
-            images = to_images(load(slice(start, stop)), spec)
-            out[start:stop] = backbone(as_batch(images)).reshape(stop - start, planes, -1).numpy()
-    return out
+    step = max(engine.images_a_pass // math.gcd(engine.images_a_pass, planes), 1)
+
+    def passes() -> Iterator[Tensor]:
+        for start in range(0, n, step):
+            images = to_images(load(slice(start, min(start + step, n))), spec)
+            yield from torch.split(as_batch(images), engine.images_a_pass)
+
+    left: list[NDArray[np.float32]] = []
+    waiting = 0
+    for features in engine.stream(passes()):
+        left.append(features)
+        waiting += len(features)
+        if waiting % planes == 0:
+            yield np.concatenate(left).reshape(waiting // planes, planes, -1)
+            left, waiting = [], 0
+
+
+def extract_features(
+    engine: Engine, load: Callable[[slice], NDArray[np.generic]], n: int, spec: InputSpec
+) -> NDArray[np.float32]:
+    """Features (n, P, F) of `n` patches that `load(slice)` reads a batch at a time; n is at least 1."""
+    return np.concatenate(list(stream_features(engine, load, n, spec)))
 
 
 class Predictor:

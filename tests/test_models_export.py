@@ -13,6 +13,7 @@ from models.checkpoint import CHECKPOINT_FILE, save_network
 from models.export import ServingModule
 from models.network import build_network
 from models.predict import Predictor, extract_features, predict_logits
+from models.torch_engine import TorchEngine
 
 CALIBRATION = Calibration(
     bias=0.1, image_weight=1, size_weight=2, image_only_bias=-0.3, image_only_weight=1.7, size_only_bias=0,
@@ -98,12 +99,13 @@ def test_features_are_read_a_batch_at_a_time():
         asked.append(rows)
         return patches[rows]
 
-    backbone = build_backbone("resnet18", seed=0)
-    features = extract_features(backbone, load, 7, spec_of("2.5d"), batch_size=3)
+    engine = TorchEngine(build_backbone("resnet18", seed=0))
+    engine.images_a_pass = 3
+    features = extract_features(engine, load, 7, spec_of("2.5d"))
     assert features.shape == (7, 3, 512)
-    assert asked == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    whole = extract_features(backbone, load, 7, spec_of("2.5d"), batch_size=7)
-    np.testing.assert_allclose(features, whole, atol=1e-5)
+    assert asked == [slice(n, n + 1) for n in range(7)]
+    engine.images_a_pass = 7
+    np.testing.assert_allclose(extract_features(engine, load, 7, spec_of("2.5d")), features, atol=1e-5)
 
 
 def test_a_changed_checkpoint_is_refused(tmp_path):

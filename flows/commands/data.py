@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli import app, session
+
+if TYPE_CHECKING:
+    from data_contracts.params import IngestParams
+    from flows.sources import PrivatePaths
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one parameter; may be given again.")
@@ -16,27 +20,55 @@ SetOption = Annotated[
 
 @app.command()
 def ingest(
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Folder, file, .zip or .tar(.gz/.xz).")],
+    sources: Annotated[
+        list[Path] | None, typer.Argument(metavar="SOURCE...", help="Folder, file, .zip or .tar(.gz/.xz).")
+    ] = None,
+    dicomweb: Annotated[str, typer.Option(metavar="URL", help="Pull from this DICOMweb service instead.")] = "",
+    study: Annotated[list[str] | None, typer.Option(metavar="UID", help="A study to pull; may be given again.")] = None,
+    since: Annotated[str, typer.Option(help="Pull studies since a day, or auto: since the last pull.")] = "",
+    modality: Annotated[str, typer.Option(help="Modality of the series to pull, or any.")] = "CT",
+    limit: Annotated[int, typer.Option(min=0, help="Pull at most so many studies; 0 is all.")] = 0,
+    keep_files: Annotated[bool, typer.Option("--keep-files", help="Keep what was pulled in scratch/.")] = False,
+    inbox: Annotated[bool, typer.Option("--inbox", help="Ingest what `listen` has received.")] = False,
     site: Annotated[str, typer.Option(help="Name of the site the studies come from.")] = "site",
     keep_identity: Annotated[bool, typer.Option("--keep-identity", help="Keep direct identifiers in tables.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read known series again, too, and tell what is not as it was stored.")
+    ] = False,
     settings_: SetOption = None,
 ) -> None:
     """Discover, check, de-identify, decode and store CT series."""
     from data_contracts.params import IngestParams
+    from flows.commands.pacs import check_origin, ingest_dicomweb, ingest_inbox
     from flows.presets import assignments
     from flows.sources import existing_sources
 
     params = IngestParams.from_mapping(assignments(settings_), where="--set")
-    found = existing_sources(tuple(sources))
+    check_origin(bool(sources), dicomweb, bool(study or since or limit or keep_files), inbox)
+    if dicomweb:
+        ingest_dicomweb(dicomweb, tuple(study or ()), since, modality, limit, keep_files, site, params, keep_identity)
+        return
+    if inbox:
+        ingest_inbox(site, params, keep_identity)
+        return
+    found = existing_sources(tuple(sources or ()))
     with session.engine("flows.ingest") as (_, workspace):
         from flows.ingest import ingest_flow
 
-        record = ingest_flow(str(workspace.root), found, site, params, keep_identity)
+        record = ingest_flow(str(workspace.root), found, site, params, keep_identity, verify)
     refused = ", ".join(f"{count} {reason}" for reason, count in record["refused"].items()) or "none"
-    session.emit(
-        record,
-        f"{record['accepted']} series accepted ({record['already_there']} were there already), refused: {refused}",
-    )
+    text = f"{record['accepted']} series accepted ({record['already_there']} were there already), refused: {refused}"
+    session.emit(record, "\n".join([text, *record.get("differences", [])]))
+
+
+def _nothing_new(sources: PrivatePaths, site: str, params: IngestParams, keep_identity: bool) -> dict[str, Any] | None:
+    """The record of an ingest with nothing to do, which needs no server; None where there may be something."""
+    _, workspace = session.open()
+    if not workspace.known_root.is_dir():
+        return None
+    from flows.known_sources import nothing_new
+
+    return nothing_new(workspace, sources, site, params, keep_identity)
 
 
 @app.command()
@@ -85,16 +117,23 @@ def annotate(
 def features(
     dataset: Annotated[str, typer.Option(help="Dataset id or name; the newest by default.")] = "",
     weights: Annotated[str, typer.Option(help="auto, none, or a local file.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    engine: Annotated[str, typer.Option(help="auto, openvino, compile, torch or int8.")] = "auto",
     settings_: SetOption = None,
 ) -> None:
     """Compute the feature vectors of a dataset."""
     from data_contracts.params import FeatureParams
     from flows.presets import assignments
 
-    params = FeatureParams.from_mapping({"weights": weights, **assignments(settings_)}, where="--set")
+    options = {"weights": weights, "device": device, "engine": engine}
+    params = FeatureParams.from_mapping({**options, **assignments(settings_)}, where="--set")
     session.open()[1].require().dataset(dataset)
     with session.engine("flows.features") as (_, workspace):
         from flows.features import features_flow
 
         record = features_flow(str(workspace.root), dataset, params)
-    session.emit(record, f"{record['n_vectors']} vectors of {record['n_features']} in {record['table']}")
+    session.emit(
+        record,
+        f"{record['n_vectors']} vectors of {record['n_features']} in {record['table']} "
+        f"({record['engine']} in {record['precision']} on {record['device']}: {record['why']})",
+    )
