@@ -9,6 +9,7 @@ import numpy as np
 
 from data_contracts.nodules import NoduleAnnotation
 from data_contracts.series import SeriesRecord
+from pipeline.annotations.series_index import slice_affine_of
 
 #: one slice without a box between two that overlap is an oversight
 _LARGEST_STEP = 2
@@ -80,8 +81,9 @@ def _nodule(group: list[_Box]) -> BoxNodule:
     weights = np.array([box.area for box in group])
     points = np.array([(box.k, (box.top + box.bottom) / 2, (box.left + box.right) / 2) for box in group])
     k, j, i = np.average(points, axis=0, weights=weights)
-    x, y, z, _ = np.array(record.affine_lps) @ (k, j, i, 1.0)
-    _, row_mm, column_mm = record.spacing_kji_mm
+    affine = slice_affine_of(record)
+    x, y, z, _ = affine @ (k, j, i, 1.0)
+    _, row_mm, column_mm = (float(step) for step in np.linalg.norm(affine[:3, :3], axis=0))
     sides = [max((box.right - box.left) * column_mm, (box.bottom - box.top) * row_mm) for box in group]
     files = tuple(sorted({box.annotation.file_number for box in group}))
     return BoxNodule(group[0].annotation, record, (float(x), float(y), float(z)), max(sides), files)

@@ -13,7 +13,7 @@ from data_contracts.nodules import NoduleAnnotation
 from data_contracts.series import SeriesRecord
 from pipeline.annotations.contours import Contour, contour_centroid, contour_diameter_mm
 from pipeline.annotations.outlines import largest_distance, outlines_center
-from pipeline.annotations.series_index import SeriesIndex, affine_of, contains
+from pipeline.annotations.series_index import SeriesIndex, affine_of, contains, slice_affine_of
 
 _LARGEST_MM = 500.0
 
@@ -74,12 +74,13 @@ def _from_voxel(
     assert mark.pixel_kji is not None
     k, j, i = mark.pixel_kji
     record = found[0]
+    affine = affine_of(record)
     if mark.sop_instance_uid:
         record, (slice_k,) = _slices(found, [mark.sop_instance_uid], index)
-        k = float(slice_k)
+        k, affine = float(slice_k), slice_affine_of(record)
     elif len(found) > 1:
         raise AnnotationError("the series was split, so its slice numbers say nothing; name the part or the slice")
-    return record, (affine_of(record) @ (k, j, i, 1.0))[:3], mark.diameter_mm
+    return record, (affine @ (k, j, i, 1.0))[:3], mark.diameter_mm
 
 
 def _slices(found: Sequence[SeriesRecord], uids: Sequence[str], index: SeriesIndex) -> tuple[SeriesRecord, list[int]]:
@@ -89,7 +90,7 @@ def _slices(found: Sequence[SeriesRecord], uids: Sequence[str], index: SeriesInd
         known = [k for k in slices if k is not None]
         if len(known) == len(slices):
             return record, known
-    raise OutsideError("a slice it is drawn on is not in the volume")
+    raise OutsideError("a slice it is drawn on is not in the volume, or is one of several frames")
 
 
 def _from_contours(
@@ -97,21 +98,22 @@ def _from_contours(
 ) -> tuple[SeriesRecord, NDArray[np.float64], float | None]:
     """Centre and diameter as pylidc defines them: mean of all contour points, largest distance on one slice."""
     record, slices = _slices(found, [contour[0] for contour in mark.contours], index)
+    affine = slice_affine_of(record)
     contours = [
         Contour(float(k), inclusion, np.array(points, dtype=np.int32))
         for k, (_, _, inclusion, points) in zip(slices, mark.contours, strict=True)
     ]
     column, row, k_mean = contour_centroid(contours)
-    _, row_mm, column_mm = record.spacing_kji_mm
-    diameter = contour_diameter_mm(contours, (row_mm, column_mm))
-    return record, (affine_of(record) @ (k_mean, row, column, 1.0))[:3], diameter
+    _, row_mm, column_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    diameter = contour_diameter_mm(contours, (float(row_mm), float(column_mm)))
+    return record, (affine @ (k_mean, row, column, 1.0))[:3], diameter
 
 
 def _from_outlines(
     mark: NoduleAnnotation, found: Sequence[SeriesRecord], index: SeriesIndex
 ) -> tuple[SeriesRecord, NDArray[np.float64], float | None]:
     record, slices = _slices(found, [uid for uid, _ in mark.outlines], index)
-    affine = affine_of(record)
+    affine = slice_affine_of(record)
     drawn = []
     for k, (_, points) in zip(slices, mark.outlines, strict=True):
         kji = np.array([(k, row, column) for column, row in points], dtype=np.float64)

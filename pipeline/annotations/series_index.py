@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +29,7 @@ class SeriesIndex:
             self._by_name[record.series_uid_key].append(record)
             if record.frame_of_reference_key:
                 self._by_name[f"frame {record.frame_of_reference_key}"].append(record)
-            for uid_key in dict.fromkeys(record.sop_uid_keys):
+            for uid_key in filter(None, dict.fromkeys(record.sop_uid_keys)):
                 self._by_name[f"sop {uid_key}"].append(record)
 
     def find(self, mark: NoduleAnnotation) -> tuple[list[SeriesRecord], str]:
@@ -52,9 +52,11 @@ class SeriesIndex:
         return in_frame, "" if mark.frame_of_reference_uid else "it names no series"
 
     def slice_of(self, record: SeriesRecord, sop_instance_uid: str) -> int | None:
-        """k of a slice in its volume."""
+        """k of a slice in its volume; None where it is not there, or is one of several frames of one object."""
         if record.series_key not in self._slices:
-            self._slices[record.series_key] = {key: k for k, key in enumerate(record.sop_uid_keys)}
+            counts = Counter(record.sop_uid_keys)
+            slices = {key: k for k, key in enumerate(record.sop_uid_keys) if counts[key] == 1}
+            self._slices[record.series_key] = slices
         own = self._slices[record.series_key]
         return next((own[key] for key in self._keys(sop_instance_uid) if key in own), None)
 
@@ -72,6 +74,11 @@ class SeriesIndex:
 def affine_of(record: SeriesRecord) -> NDArray[np.float64]:
     """(4, 4): (k, j, i, 1) to LPS mm."""
     return np.array(record.affine_lps, dtype=np.float64)
+
+
+def slice_affine_of(record: SeriesRecord) -> NDArray[np.float64]:
+    """(4, 4): (slice, row, column, 1) of the images as they were sent to LPS mm, for what was drawn on them."""
+    return np.array(record.slice_affine_lps or record.affine_lps, dtype=np.float64)
 
 
 def contains(record: SeriesRecord, points_mm: NDArray[np.float64]) -> NDArray[np.bool_]:
