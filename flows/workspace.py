@@ -15,6 +15,7 @@ from data_contracts.records import atomic_path, digest_of, write_bytes_atomic
 if TYPE_CHECKING:
     import pandas as pd
 
+    from data_contracts.reasons import ReasonCode
     from data_contracts.series import Rejection, SeriesRecord
 
 _LOCK_TIMEOUT_S = 600
@@ -90,6 +91,10 @@ class Workspace:
         return self.root / "runs"
 
     @property
+    def known_root(self) -> Path:
+        return self.root / "known"
+
+    @property
     def reviews_root(self) -> Path:
         return self.root / "reviews"
 
@@ -162,10 +167,42 @@ class Workspace:
         files = sorted(self.series_root.glob("[!.]*/series.json"))
         return [SeriesRecord.read(file) for file in files]
 
-    def add_rejections(self, source_digest: str, rejections: Iterable[Rejection]) -> None:
-        """Keep the refusals of one ingest as a part of rejected.parquet; the newest part of a source replaces it."""
-        rows = "".join(rejection.model_dump_json() + "\n" for rejection in rejections)
-        write_bytes_atomic(self.rejected_parts / f"{source_digest}.jsonl", rows.encode())
+    def series_keys(self) -> set[str]:
+        """Keys of the accepted series, by the names of their folders."""
+        try:
+            with os.scandir(self.series_root) as entries:
+                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+        except FileNotFoundError:
+            return set()
+        return {name for name in names if (self.series_root / name / "series.json").is_file()}
+
+    def has_series_tables(self) -> bool:
+        """Whether series.parquet and rejected.parquet are there."""
+        return self.series_table.is_file() and self.rejected_table.is_file()
+
+    def add_rejections(self, source_digest: str, rejections: Iterable[Rejection]) -> bool:
+        """Keep the refusals of one ingest as a part of rejected.parquet; whether they are others than before.
+
+        The newest part of a source replaces the one before.
+        """
+        kept = list(rejections)
+        if self.has_rejections(source_digest, kept):
+            return False
+        write_bytes_atomic(self.rejected_parts / f"{source_digest}.jsonl", _lines(kept))
+        return True
+
+    def has_rejections(self, source_digest: str, rejections: Iterable[Rejection]) -> bool:
+        """Whether these are the refusals that are kept of one ingest."""
+        part = self.rejected_parts / f"{source_digest}.jsonl"
+        return part.is_file() and part.read_bytes() == _lines(rejections)
+
+    def rejection_reasons(self, source_digest: str) -> list[ReasonCode]:
+        """Why items of a source were refused when it was last ingested."""
+        from data_contracts.series import Rejection
+
+        part = self.rejected_parts / f"{source_digest}.jsonl"
+        lines = part.read_text().splitlines() if part.exists() else []
+        return [Rejection.from_json(line, where=part.name).reason for line in lines]
 
     def rebuild_series_tables(self) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Write series.parquet and rejected.parquet whole from their parts, and return both."""
@@ -227,6 +264,10 @@ class Workspace:
         known = ", ".join(file.parent.name for file in finished) or "none"
         what = f"no dataset {dataset!r}" if not matches else f"dataset {dataset!r} is ambiguous"
         raise UsageError(what, where=str(self.datasets_root), todo=f"Known: {known}. `noduleflow prepare` makes one.")
+
+
+def _lines(rejections: Iterable[Rejection]) -> bytes:
+    return "".join(sorted(rejection.model_dump_json() + "\n" for rejection in rejections)).encode()
 
 
 def _dataset_name(card_file: Path) -> str:

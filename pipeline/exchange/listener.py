@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import cast
 
-import pynetdicom
 from pydicom.uid import UID, AllTransferSyntaxes
 from pynetdicom import AE, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode_file_meta
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import ThreadedAssociationServer
 
 from data_contracts.errors import DecodeError, ExchangeError, UsageError
 from pipeline.exchange.associations import check_ae_title, send_at_once, silence_pynetdicom
@@ -73,6 +73,7 @@ class Listener:
         self._inbox = inbox
         self._params = params
         self._lock = threading.Lock()
+        self._stopping = threading.Lock()
         self._busy: dict[Association, set[str]] = {}
         self._last_s = time.monotonic()
         silence_pynetdicom()
@@ -84,7 +85,7 @@ class Listener:
         entity.require_calling_aet = list(params.calling_aets)
         entity.supported_contexts = contexts_we_take()
         self._entity = entity
-        self._server: pynetdicom.transport.ThreadedAssociationServer | None = None
+        self._server: ThreadedAssociationServer | None = None
 
     def start(self) -> None:
         """Begin to listen.
@@ -124,10 +125,13 @@ class Listener:
             return 0.0 if self._busy else time.monotonic() - self._last_s
 
     def stop(self, grace_s: float) -> None:
-        """Take no new association, let the open ones end within `grace_s`, then abort them."""
-        server, self._server = self._server, None
-        if server is None:
-            return
+        """Take no new association, let the open ones end within `grace_s`, then abort them; returns when it is done."""
+        with self._stopping:
+            server, self._server = self._server, None
+            if server is not None:
+                self._stop(server, grace_s)
+
+    def _stop(self, server: ThreadedAssociationServer, grace_s: float) -> None:
         server.shutdown()
         deadline = time.monotonic() + grace_s
         while server.active_associations and time.monotonic() < deadline:
