@@ -23,6 +23,8 @@ __all__ = ["PADDED", "judge_hounsfield"]
 #: histogram of HU in bins of this width, from _LOWEST_HU on
 _BIN_HU = 10
 _LOWEST_HU, _HIGHEST_HU = -1500, 4000
+#: more than this share of noise below every tissue is another scale
+_NOISY_SHARE = 0.02
 
 
 def judge_hounsfield(samples: NDArray[np.int16], slices: Sequence[SliceHeader]) -> tuple[Note, ...] | Refusal:
@@ -31,10 +33,17 @@ def judge_hounsfield(samples: NDArray[np.int16], slices: Sequence[SliceHeader]) 
     samples: HU of every slice on a coarse grid, (k, j, i), before padding was replaced; PADDED where the header names
     padding.
     """
+    noisy = _noisy(samples)
+    # what lies below every tissue is padding where it is a constant field, and a wrong scale where it has noise
+    is_padding = (samples <= UNREAL_HU) & (noisy < _NOISY_SHARE * samples[0].size)[:, None, None]
+    if found := off_scale_slices(samples, ~is_padding & (samples != PADDED), slices):
+        return Refusal(ReasonCode.IMPLAUSIBLE_HU, found.detail, tuple(slices[index] for index in found.indices))
+    odd = np.flatnonzero(noisy > _NOISY_SHARE * samples[0].size)
+    if len(odd) or noisy.sum() > _NOISY_SHARE * samples.size:
+        detail = f"{100 * noisy.sum() / samples.size:.1f} % of the voxels lie below {UNREAL_HU} HU and are no padding"
+        return Refusal(ReasonCode.IMPLAUSIBLE_HU, detail, tuple(slices[index] for index in odd.tolist()) or tuple(slices))
     if why := _implausible(samples):
         return Refusal(ReasonCode.IMPLAUSIBLE_HU, why, tuple(slices))
-    if found := off_scale_slices(samples, slices):
-        return Refusal(ReasonCode.IMPLAUSIBLE_HU, found.detail, tuple(slices[index] for index in found.indices))
     doubt = _doubt(_Histogram(_measured(samples)))
     return (Note(ReasonCode.HU_OFFSET_SUSPECTED, doubt),) if doubt else ()
 
@@ -66,9 +75,6 @@ class _Histogram:
 def _implausible(samples: NDArray[np.int16]) -> str:
     """Why the values of a volume cannot be HU of a patient, or ""."""
     values = _measured(samples)
-    noisy = _noisy(samples)
-    if noisy > 0.02 * samples.size:
-        return f"{100 * noisy / samples.size:.0f} % of the voxels lie below {UNREAL_HU} HU and are no padding"
     if values.size == 0:
         return "nothing but padding"
     lowest, highest = int(values.min()), int(values.max())
@@ -124,23 +130,24 @@ def _doubt(histogram: _Histogram) -> str:
     return ""
 
 
-def _noisy(samples: NDArray[np.int16]) -> int:
-    """Samples below UNREAL_HU beside the three commonest values of their slice.
+def _noisy(samples: NDArray[np.int16]) -> NDArray[np.int64]:
+    """For each slice, its samples below UNREAL_HU beside the three commonest values there.
 
     Padding is a field of one or two values; air that was rescaled twice has noise.
     """
     below = (samples <= UNREAL_HU) & (samples != PADDED)
-    total = 0
-    for plane, mask in zip(samples, below, strict=True):
-        left = plane[mask]
+    counts = np.zeros(len(samples), dtype=np.int64)
+    for k in np.flatnonzero(below.any(axis=(1, 2))).tolist():
+        values = samples[k][below[k]]
+        left = values
         for _ in range(3):
             if left.size == 0:
                 break
             left = left[left != left[0]]
         if left.size:
-            _, counts = np.unique(plane[mask], return_counts=True)
-            total += int(counts.sum() - np.sort(counts)[-3:].sum())
-    return total
+            _, sizes = np.unique(values, return_counts=True)
+            counts[k] = sizes.sum() - np.sort(sizes)[-3:].sum()
+    return counts
 
 
 def _structure(samples: NDArray[np.int16]) -> float:

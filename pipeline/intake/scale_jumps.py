@@ -2,14 +2,16 @@
 
 Two kinds of evidence. Where the headers of two neighbours rescale differently, one rescale for both must not make
 them far more alike than their own do. Where they rescale alike, all voxels at once moved by what a forgotten intercept
-is, the picture staying the same, or by any other large amount with next to no doubt about the picture. An edge of the
-body moves a part of the voxels, and leaving the body leaves no picture.
+is and the picture stayed the same, or moved back some slices later, or became none of a patient; or they moved by any
+other large amount with next to no doubt about the picture. An edge of the body moves a part of the voxels, and leaving
+the body leaves no picture and does not come back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +23,13 @@ from pipeline.intake.padding import UNREAL_HU
 PADDED = np.iinfo(np.int16).min
 
 #: what a forgotten or doubled intercept moves a slice by, with the anatomy that changes between two slices
-_INTERCEPT_HU = (925.0, 1100.0)
+_INTERCEPT_HU = (900.0, 1130.0)
 #: smaller moves are contrast, beam hardening or a change of table
 _LEAST_HU = 300.0
 #: a voxel that moved by less than this did not
 _SAME_HU = 150.0
+#: no slice of a patient has its median here
+_HIGH_MEDIAN_HU = 700.0
 _LEAST_SAMPLES = 16
 
 
@@ -37,39 +41,48 @@ class OffScale:
     detail: str
 
 
-def off_scale_slices(samples: NDArray[np.int16], slices: Sequence[SliceHeader]) -> OffScale | None:
-    """The slices that stand on another scale than most; None where all agree.
+@dataclass(frozen=True)
+class _Move:
+    """hu: by how much all voxels of a slice moved against the one before. certain: by this pair alone."""
 
-    samples: HU of every slice on a coarse grid, (k, j, i); values up to UNREAL_HU are padding.
+    hu: float
+    certain: bool
+
+
+def off_scale_slices(
+    samples: NDArray[np.int16], measured: NDArray[np.bool_], slices: Sequence[SliceHeader]
+) -> OffScale | None:
+    """The slices that stand on another scale than the rest; None where all agree.
+
+    samples: HU of every slice on a coarse grid, (k, j, i). measured: which of them are no padding.
     """
-    measured = samples > UNREAL_HU
-    jumps = np.zeros(len(samples))
     same = _rescaled_alike(slices)
     difference = np.subtract(samples[1:], samples[:-1], dtype=np.int32)
     both = measured[1:] & measured[:-1]
     # most pairs end here: half of their voxels are where they were
     still = np.count_nonzero((np.abs(difference) < _SAME_HU) & both, axis=(1, 2))
     counts = np.count_nonzero(both, axis=(1, 2))
+    moves: dict[int, _Move] = {}
     for index in np.flatnonzero((counts >= _LEAST_SAMPLES) & ((still < 0.5 * counts) | ~same)).tolist():
-        one, other = samples[index][both[index]], samples[index + 1][both[index]]
-        if same[index]:
-            jumps[index + 1] = _moved(one.astype(np.float64), other.astype(np.float64))
-        else:
-            jumps[index + 1] = _misfit(one.astype(np.float64), other.astype(np.float64), *slices[index : index + 2])
+        one = samples[index][both[index]].astype(np.float64)
+        other = samples[index + 1][both[index]].astype(np.float64)
+        pair = slices[index : index + 2]
+        move = _moved(one, other) if same[index] else _misfit(one, other, *pair)
+        if move is not None:
+            moves[index + 1] = move
+    jumps = np.zeros(len(samples))
+    for index in _believed(moves):
+        jumps[index] = moves[index].hu
     if not jumps.any():
         return None
-    # slices between the same two jumps stand on one scale; the scale of most is taken for the right one
-    levels = np.round(np.cumsum(jumps) / _LEAST_HU)
-    values, sizes = np.unique(levels, return_counts=True)
-    right = values[sizes.argmax()]
-    odd = np.flatnonzero(levels != right)
+    odd = _odd_slices(samples, measured, jumps)
     first = int(np.flatnonzero(jumps)[0])
-    shown = ", ".join(str(index + 1) for index in odd[:8].tolist()) + (", ..." if len(odd) > 8 else "")
+    shown = ", ".join(str(index + 1) for index in odd[:8]) + (", ..." if len(odd) > 8 else "")
     detail = (
         f"slice {shown} of {len(samples)} on another scale than the others: "
         f"{jumps[first]:+.0f} HU from slice {first} to slice {first + 1}"
     )
-    return OffScale(tuple(odd.tolist()), detail)
+    return OffScale(tuple(odd), detail)
 
 
 def _rescaled_alike(slices: Sequence[SliceHeader]) -> NDArray[np.bool_]:
@@ -78,32 +91,58 @@ def _rescaled_alike(slices: Sequence[SliceHeader]) -> NDArray[np.bool_]:
     return np.asarray((rescales[1:] == rescales[:-1]).all(axis=1))
 
 
-def _misfit(one: NDArray[np.float64], other: NDArray[np.float64], first: SliceHeader, second: SliceHeader) -> float:
-    """HU between two neighbours that are alike before they are rescaled and unlike after; 0 where it is not so."""
+def _misfit(
+    one: NDArray[np.float64], other: NDArray[np.float64], first: SliceHeader, second: SliceHeader
+) -> _Move | None:
+    """The move between two neighbours that are alike before they are rescaled and unlike after."""
     slope, intercept = first.rescale_slope or 1.0, first.rescale_intercept or 0.0
     stored = (other - (second.rescale_intercept or 0.0)) / (second.rescale_slope or 1.0)
     as_first = stored * slope + intercept
     own, shared = float(np.mean(np.abs(other - one))), float(np.mean(np.abs(as_first - one)))
     if own < _SAME_HU or shared > 0.6 * own:
-        return 0.0
-    move = float(np.median(other - as_first))
-    return move if abs(move) >= _LEAST_HU else float(np.copysign(_LEAST_HU, move))
+        return None
+    hu = float(np.median(other - as_first))
+    return _Move(hu if abs(hu) >= _LEAST_HU else float(np.copysign(_LEAST_HU, hu)), True)
 
 
-def _moved(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """HU by which all voxels of a slice moved against the one before; 0 where they did not."""
+def _moved(one: NDArray[np.float64], other: NDArray[np.float64]) -> _Move | None:
+    """The move of all voxels of a slice at once; None where a part stayed, or each went its own way."""
     difference = other - one
-    move = float(np.median(difference))
-    if abs(move) < _LEAST_HU:
-        return 0.0
-    still = float(np.mean(np.abs(difference) < _SAME_HU))
-    spread = float(np.mean(np.abs(difference - move)))
-    ends = np.percentile(other, (2, 98)) - np.percentile(one, (2, 98))
-    deviation = one.std(), other.std()
-    correlation = float(np.corrcoef(one, other)[0, 1]) if min(deviation) > 1 else 0.0
-    if _INTERCEPT_HU[0] <= abs(move) <= _INTERCEPT_HU[1]:
-        is_move = correlation >= 0.5 and still <= 0.1 and np.abs(ends - move).max() < 0.25 * abs(move)
-    else:
-        is_move = correlation >= 0.9 and still <= 0.02 and np.abs(ends - move).max() < 0.2 * abs(move)
-        is_move = is_move and spread < 0.2 * abs(move)
-    return move if is_move else 0.0
+    hu = float(np.median(difference))
+    size = abs(hu)
+    if size < _LEAST_HU or float(np.mean(np.abs(difference) < _SAME_HU)) > 0.1:
+        return None
+    ends = np.abs(np.percentile(other, (2, 98)) - np.percentile(one, (2, 98)) - hu).max()
+    correlation = float(np.corrcoef(one, other)[0, 1]) if min(one.std(), other.std()) > 1 else 0.0
+    spread = float(np.mean(np.abs(difference - hu)))
+    if _INTERCEPT_HU[0] <= size <= _INTERCEPT_HU[1]:
+        if ends > 0.3 * size:
+            return None
+        unreal = max(float(np.median(one)), float(np.median(other))) > _HIGH_MEDIAN_HU
+        return _Move(hu, unreal or correlation >= 0.5)
+    certain = correlation >= 0.9 and ends < 0.2 * size and spread < 0.2 * size
+    return _Move(hu, True) if certain else None
+
+
+def _believed(moves: dict[int, _Move]) -> list[int]:
+    """Moves that are certain, and those that are undone by a later one."""
+    believed = {index for index, move in moves.items() if move.certain}
+    order = sorted(moves)
+    for one, other in pairwise(order):
+        if abs(moves[one].hu + moves[other].hu) < _SAME_HU:
+            believed |= {one, other}
+    return sorted(believed)
+
+
+def _odd_slices(samples: NDArray[np.int16], measured: NDArray[np.bool_], jumps: NDArray[np.float64]) -> list[int]:
+    """The slices on a wrong scale: of the scales between the jumps, the one most like HU of a patient is right."""
+    levels = np.round(np.cumsum(jumps) / _LEAST_HU)
+    likeness: dict[float, float] = {}
+    for level in np.unique(levels).tolist():
+        at = levels == level
+        values = samples[at][measured[at]]
+        real = np.mean(np.abs(values) < 150) + np.mean((values > -1100) & (values < -600))
+        wrong = np.mean((values > 700) & (values < 1400)) + np.mean(values <= UNREAL_HU)
+        likeness[level] = float(real - 2 * wrong) + 0.5 * np.count_nonzero(at) / len(levels)
+    right = max(likeness, key=lambda level: likeness[level])
+    return [int(index) for index in np.flatnonzero(levels != right)]
