@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data_contracts.errors import DecodeError
 from data_contracts.reasons import ReasonCode
 from pipeline.intake.geometry import MOST_NAMED, SAME_PLACE_MM, Note, Refusal, heights_of, normal_of, positions_of
 from pipeline.intake.headers import SliceHeader
@@ -36,7 +37,10 @@ class PixelDigests:
     def _of(self, header: SliceHeader) -> bytes:
         # the header is kept beside its digest: an id is used again after its object is gone
         if id(header) not in self._known:
-            stored = np.ascontiguousarray(read_stored(header)).astype(np.int32, copy=False)
+            try:
+                stored = np.ascontiguousarray(read_stored(header))
+            except OSError:
+                raise DecodeError("the file of a slice that has to be compared cannot be read") from None
             self._known[id(header)] = (header, hashlib.blake2b(stored.data.cast("B"), digest_size=16).digest())
         return self._known[id(header)][1]
 

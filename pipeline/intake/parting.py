@@ -135,7 +135,7 @@ def picture_goes_on(groups: Groups) -> bool:
         edge = [*below[-3:], *above[:3]]
         try:
             pictures = [_picture(header) for header in edge]
-        except DecodeError:
+        except (DecodeError, OSError):
             return True  # the volume is refused where it is decoded, and by its name
         change = [float(np.sqrt(np.mean((other - one) ** 2))) for one, other in pairwise(pictures)]
         at_edge = change.pop(len(below[-3:]) - 1)
