@@ -24,6 +24,12 @@ def remember_preference(file: Path, params: IngestParams) -> None:
         write_bytes_atomic(file, (json.dumps({**kept, **stated}, indent=2) + "\n").encode())
 
 
+def states_another(file: Path, params: IngestParams) -> bool:
+    """Whether an ingest states a preference that is not the one in `file`."""
+    stated = [name for name in _PREFERENCE if name in params.model_fields_set]
+    return bool(stated) and any(getattr(remembered_preference(file), name) != getattr(params, name) for name in stated)
+
+
 def remembered_preference(file: Path) -> IngestParams:
     """Parameters with the preference in `file`, or the default ones; raises ContractError for a broken file."""
     try:

@@ -196,6 +196,10 @@ class Workspace:
         part = self.rejected_parts / f"{source_digest}.jsonl"
         return part.is_file() and part.read_bytes() == _lines(rejections)
 
+    def forget_source(self, source_digest: str) -> None:
+        """Drop what is known of the files of a source that is no more; its refusals stay."""
+        (self.known_root / f"{source_digest}.npz").unlink(missing_ok=True)
+
     def rejection_reasons(self, source_digest: str) -> list[ReasonCode]:
         """Why items of a source were refused when it was last ingested."""
         from data_contracts.series import Rejection

@@ -52,10 +52,12 @@ def ingest(
         ingest_inbox(site, params, keep_identity)
         return
     found = existing_sources(tuple(sources or ()))
-    with session.engine("flows.ingest") as (_, workspace):
-        from flows.ingest import ingest_flow
+    record = None if verify else _nothing_new(found, site, params, keep_identity)
+    if record is None:
+        with session.engine("flows.ingest") as (_, workspace):
+            from flows.ingest import ingest_flow
 
-        record = ingest_flow(str(workspace.root), found, site, params, keep_identity, verify)
+            record = ingest_flow(str(workspace.root), found, site, params, keep_identity, verify)
     refused = ", ".join(f"{count} {reason}" for reason, count in record["refused"].items()) or "none"
     text = f"{record['accepted']} series accepted ({record['already_there']} were there already), refused: {refused}"
     session.emit(record, "\n".join([text, *record.get("differences", [])]))
