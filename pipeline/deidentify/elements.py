@@ -17,6 +17,7 @@ from pipeline.deidentify.values import (
     dictionary_entry,
     dummy,
     each,
+    is_plausible,
     is_registered_uid,
     keep_code,
     keep_number,
@@ -31,7 +32,7 @@ _BULK = frozenset(
         *(0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223, 0x00283006),
     )
 )
-_SOFTWARE_VERSIONS = 0x00181020
+_SOFTWARE_VERSIONS, _ETHNIC_GROUP = 0x00181020, 0x00102160
 #: UIDs of code tables, which name no one: (0008,010C), (0008,0117), (0008,010D), (0008,0118)
 _TABLE_UIDS = frozenset((0x0008010C, 0x00080117, 0x0008010D, 0x00080118))
 _OID = re.compile(rb"[0-2](\.\d{1,12}){2,12}")
@@ -162,6 +163,10 @@ class ElementCleaner:
 
     def _keep(self, tag: int, representation: str, multiplicity: str, value: bytes, charset: bytes) -> bytes:
         """The value where its bytes are what its representation says and name nobody; else b""."""
+        if not is_plausible(tag, value):
+            return b""
+        if tag == _ETHNIC_GROUP:
+            return self._text.vocabulary_only(decode(value, encodings_of(charset)), 16).encode()
         if representation in NUMBER_BYTES or representation in ("DS", "IS"):
             return keep_number(value, representation, multiplicity)
         if representation == "CS":

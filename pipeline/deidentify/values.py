@@ -29,6 +29,16 @@ _NUMBER = re.compile(rb"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 _INTEGER = re.compile(rb"[+-]?\d{1,10}")
 _CODE = re.compile(rb"[A-Za-z0-9 _.+-]{0,16}")
 _HIGHEST_AGE_YEARS = 90
+#: values that an attribute has where it stays: time zone, sex, size in m, weight in kg, smoking, pregnancy, neutered
+_PLAUSIBLE = {
+    0x00080201: re.compile(rb"[+-](?:0\d|1[0-4])[0-5]\d"),
+    0x00100040: re.compile(rb"[MFO]"),
+    0x00101020: re.compile(rb"[0-2]?(?:\.\d{1,3}0{0,8})?"),
+    0x00101030: re.compile(rb"\d{1,3}(?:\.\d{1,3}0{0,8})?"),
+    0x001021A0: re.compile(rb"YES|NO|UNKNOWN"),
+    0x001021C0: re.compile(rb"[\x00-\x04]{2}", re.DOTALL),
+    0x00102203: re.compile(rb"ALTERED|UNALTERED"),
+}
 _CLASSES = frozenset(UID_dictionary)
 
 
@@ -107,6 +117,12 @@ def cap_age(value: bytes) -> bytes:
         return b""
     years = int(found[1]) / {b"D": 365.25, b"W": 52.18, b"M": 12, b"Y": 1}[found[2]]
     return b"%03dY" % _HIGHEST_AGE_YEARS if years >= _HIGHEST_AGE_YEARS else found[0]
+
+
+def is_plausible(tag: int, value: bytes) -> bool:
+    """Whether the value is one that the attribute can have, for the few whose every value is known."""
+    pattern = _PLAUSIBLE.get(tag)
+    return pattern is None or pattern.fullmatch(value if tag == 0x001021C0 else value.strip(b"\0 ")) is not None
 
 
 def keep_number(value: bytes, representation: str, multiplicity: str) -> bytes:

@@ -47,6 +47,7 @@ def file_meta(original: Dataset, sop_class_uid: str, sop_instance_uid: str) -> F
     plain = _IMPLICIT if implicit else _BIG if little is False else "1.2.840.10008.1.2.1"
     syntax = str(getattr(original, "file_meta", {}).get("TransferSyntaxUID", "") or plain)
     known = syntax.startswith(_IMPLICIT) and (syntax == _IMPLICIT) == bool(implicit)
+    meta.FileMetaInformationGroupLength = 0  # counted when it is written
     meta.FileMetaInformationVersion = b"\0\1"
     meta.MediaStorageSOPClassUID = UID(sop_class_uid)
     meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
@@ -60,7 +61,7 @@ def to_bytes(dataset: Dataset) -> bytes:
     """A de-identified object, with the file meta information it has, as a file (PS3.10)."""
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     head = DicomBytesIO()
-    write_file_meta_info(head, dataset.file_meta)
+    write_file_meta_info(head, dataset.file_meta, enforce_standard=False)
     parts: list[bytes] = []
     _write(dataset, syntax == _IMPLICIT, syntax != _BIG, parts)
     body = b"".join(parts)
