@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from pipeline.deidentify.burned_in import BurnedInAction, blank
+from pipeline.imaging.padding_mask import PaddingMask, mask_of_planes, pack_plane
 from pipeline.intake.check import Part, is_tilted
 from pipeline.intake.decode import DecodedVolume
-from pipeline.intake.gaps import fill_missing, interpolated_note, present_places
+from pipeline.intake.gaps import PlaneMasks, fill_missing, interpolated_note, present_places
 from pipeline.intake.geometry import Note
 from pipeline.intake.headers import SliceHeader
-from pipeline.intake.padding import PaddingMask, mask_of_array
 from pipeline.intake.tilt import upright
 from pipeline.intake.triage import burned_in_actions
 
@@ -53,29 +53,47 @@ def assemble(part: Part, pixels: DecodedVolume, params: IngestParams) -> Assembl
     if has_text:
         notes.append(_burned_in_note(part.slices, actions))
     if any(action.what == "blank" for action in actions) or grid.missing or is_resampled:
-        mask = None if padding is None else padding.to_array()
-        if any(action.what == "blank" for action in actions):
-            mask = np.zeros(hu.shape, dtype=np.bool_) if mask is None else mask
-            replaced += _blank(hu, mask, actions, params.padding_hu)
+        masks = _plane_masks(padding, len(hu))
+        replaced += _blank(hu, masks, actions, params.padding_hu)
         if grid.missing:
-            hu, mask = fill_missing(hu, grid.missing, params.padding_hu, mask)
+            hu, masks = fill_missing(hu, grid.missing, params.padding_hu, masks)
             notes.append(interpolated_note(part.slices, grid.n_slices, grid.missing))
         if is_resampled:
-            hu, affine, mask = upright(hu, affine, params.padding_hu, mask)
-            replaced = int(np.count_nonzero(mask))
-        padding = None if mask is None else mask_of_array(mask)
+            hu, affine, padding = upright(hu, affine, params.padding_hu, masks)
+            replaced = 0 if padding is None else _count(padding)
+        else:
+            packed = [None if mask is None else pack_plane(mask) for mask in masks]
+            padding = mask_of_planes(packed, (len(hu), hu.shape[1], hu.shape[2]))
     places = present_places(grid.n_slices, grid.missing)
     return AssembledVolume(hu, affine, tuple(places.tolist()), padding, replaced, tuple(notes))
 
 
-def _blank(hu: NDArray[np.int16], mask: NDArray[np.bool_], actions: Sequence[BurnedInAction], padding_hu: int) -> int:
+def _plane_masks(padding: PaddingMask | None, n_slices: int) -> PlaneMasks:
+    """Mask of each slice; slices with the same padding share one array."""
+    if padding is None:
+        return [None] * n_slices
+    fields = np.unpackbits(padding.planes, axis=2, count=padding.shape_kji[2]).view(np.bool_)
+    return [fields[index] if index >= 0 else None for index in padding.plane_of]
+
+
+def _count(padding: PaddingMask) -> int:
+    """How many voxels a mask marks."""
+    in_plane = [int(np.bitwise_count(plane).sum()) for plane in padding.planes]
+    return sum(in_plane[index] for index in padding.plane_of if index >= 0)
+
+
+def _blank(hu: NDArray[np.int16], masks: PlaneMasks, actions: Sequence[BurnedInAction], padding_hu: int) -> int:
     """Blank the regions of each slice and mark them as padding; how many voxels hold padding more than before."""
-    before = int(np.count_nonzero(mask))
-    for plane, empty, action in zip(hu, mask, actions, strict=True):
+    changed = 0
+    for k, action in enumerate(actions):
         if action.what == "blank":
-            blank(plane, action.regions, padding_hu)
-            blank(empty, action.regions, True)
-    return int(np.count_nonzero(mask)) - before
+            before = masks[k]
+            mask = np.zeros(hu.shape[1:], dtype=np.bool_) if before is None else before.copy()
+            blank(hu[k], action.regions, padding_hu)
+            blank(mask, action.regions, True)
+            changed += int(np.count_nonzero(mask)) - (0 if before is None else int(np.count_nonzero(before)))
+            masks[k] = mask
+    return changed
 
 
 def _burned_in_note(slices: Sequence[SliceHeader], actions: Sequence[BurnedInAction]) -> Note:

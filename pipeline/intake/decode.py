@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from data_contracts.errors import DecodeError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
+from pipeline.imaging.padding_mask import PaddingMask, mask_of_planes, pack_plane
 from pipeline.intake.codecs import Plane
 from pipeline.intake.geometry import Note, Refusal
 from pipeline.intake.headers import SliceHeader
 from pipeline.intake.hounsfield import PADDED, judge_hounsfield
-from pipeline.intake.padding import PaddingMask, find_padding, pack_plane, padding_mask, replace_padding
+from pipeline.intake.padding import find_padding, replace_padding
 from pipeline.intake.pixels import PixelFile, SampleFormat
 from pipeline.intake.rescale import Tables, rescale
 
@@ -114,7 +115,7 @@ def decode_volume(slices: Sequence[SliceHeader], params: IngestParams) -> Decode
         hu,
         sum(plane.padding_voxels for plane in done),
         sum(plane.clipped for plane in done),
-        padding_mask([plane.packed for plane in done], shape),
+        mask_of_planes([plane.packed for plane in done], shape),
         tuple(sorted({plane.codec for plane in done})),
         tuple(header for header, plane in zip(slices, done, strict=True) if plane.lossy),
         verdict,

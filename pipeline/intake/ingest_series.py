@@ -85,7 +85,7 @@ def _ingest_part(
     findings = findings_of(raw, part, pixels, assembled, params, pseudonymizer)
     record = _record(raw, part, assembled, findings, volume, pseudonymizer, params, series_root, site)
     try:
-        return store_series(series_root, record, volume)
+        return store_series(series_root, record, volume, assembled.padding)
     except OSError as error:
         if error.errno in _NO_ROOM:
             need = volume.hu.nbytes >> 20

@@ -13,6 +13,7 @@ from data_contracts.errors import ContractError
 from data_contracts.series import SeriesRecord
 from data_contracts.volume import CTVolume
 from pipeline.imaging.nifti import write_nifti
+from pipeline.imaging.padding_mask import PADDING_NAME, PaddingMask, write_padding_mask
 
 RECORD_NAME = "series.json"
 _STALE_S = 3600
@@ -23,10 +24,13 @@ def volume_name(compress: bool) -> str:
     return "volume.nii.gz" if compress else "volume.nii"
 
 
-def store_series(series_root: Path, record: SeriesRecord, volume: CTVolume) -> SeriesRecord:
-    """Write volume and record below `series_root`/<series_key>; a series that is already there stays as it is.
+def store_series(
+    series_root: Path, record: SeriesRecord, volume: CTVolume, padding: PaddingMask | None = None
+) -> SeriesRecord:
+    """Write volume, record and mask below `series_root`/<series_key>; a series that is already there stays as it is.
 
-    Two processes may store the same series at once: one rename wins, both see a whole folder.
+    Two processes may store the same series at once: one rename wins, both see a whole folder. What is renamed is on
+    the disk, so that neither a kill nor a loss of power leaves a folder that only looks whole.
 
     Raises
     ------
@@ -41,8 +45,11 @@ def store_series(series_root: Path, record: SeriesRecord, volume: CTVolume) -> S
     try:
         name = Path(record.volume_path).name
         write_nifti(temporary / name, volume)
-        _sync(temporary / name)
-        record.write(temporary / RECORD_NAME)
+        if padding is not None:
+            write_padding_mask(temporary / PADDING_NAME, padding)
+        (temporary / RECORD_NAME).write_bytes(record.to_json().encode())
+        for path in sorted(temporary.iterdir()):
+            _sync(path)
         temporary.chmod(0o755)
         _sync(temporary)
         try:
