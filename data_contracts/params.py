@@ -73,6 +73,7 @@ class IngestParams(Params):
     preferred_kernel: which reconstruction of a study is chosen: the sharper, the softer, or either.
     preferred_thickness_mm: slice thickness that the choice tries to come near from below.
     compress: write volume.nii.gz in place of volume.nii.
+    keep_vault: seal the original identifiers of accepted studies, so that holders of the key find the way back.
     """
 
     min_slices: int = Field(3, ge=2)
@@ -86,6 +87,7 @@ class IngestParams(Params):
     preferred_kernel: Literal["any", "sharp", "soft"] = "any"
     preferred_thickness_mm: float = Field(1.25, gt=0)
     compress: bool = False
+    keep_vault: bool = True
 
 
 class DeidentifyParams(Params):

@@ -13,11 +13,12 @@ from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel, model_serializer
 
-from data_contracts.errors import NoduleflowError, NothingUsableError, WorkspaceError
+from data_contracts.errors import NoduleflowError, NothingUsableError, UsageError, WorkspaceError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
 from flows.engine import scrubbed, step
+from flows.identity import INGEST, ingest_policy, note_policy, seal_accepted
 from flows.known_sources import Outcome, SourceMemory, refusals_of, study_keys_of, summary
 from flows.progress import say, stage
 from flows.series_choice import remember_preference, states_another
@@ -73,7 +74,8 @@ def ingest_some(
             items = scrubbed(ingest_series)(raw, pseudonymizer, params, series_root, site)
             if verify and (damaged := scrubbed(discard_damaged)(items, series_root)):
                 items = scrubbed(ingest_series)(raw, pseudonymizer, params, series_root, site)
-        except WorkspaceError:
+            scrubbed(seal_accepted)(items, raw, pseudonymizer, params, series_root.parent / "identity")
+        except (WorkspaceError, UsageError):
             raise
         except NoduleflowError as error:
             path = pseudonymizer.path(raw.relative)
@@ -102,6 +104,7 @@ def ingest_flow(
     """
     workspace = Workspace(Path(workspace_root)).create()
     pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep_identity)
+    note_policy(workspace, INGEST, ingest_policy(params, keep_identity))
     new_preference = states_another(workspace.preference_file, params)
     remember_preference(workspace.preference_file, params)
     before = workspace.series_keys()

@@ -131,6 +131,10 @@ class Workspace:
         return self.root / "exchange"
 
     @property
+    def identity_root(self) -> Path:
+        return self.root / "identity"
+
+    @property
     def secret_file(self) -> Path:
         return self.root / "secret.key"
 

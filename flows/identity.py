@@ -1,0 +1,97 @@
+"""Identity at the door of a workspace: sealed for the way back, and its policy audited when it changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pydicom
+
+from data_contracts.params import DeidentifyParams, IngestParams
+from data_contracts.series import Rejection, SeriesRecord
+from flows.audit import append_audit, read_audit
+from flows.settings import Settings, actor_name
+from flows.workspace import Workspace
+from pipeline.deidentify.identity import HeaderIdentity, header_identity
+from pipeline.deidentify.pseudonyms import Pseudonymizer
+from pipeline.deidentify.vault import StudyIdentity, Vault
+from pipeline.intake.discover import RawSeries
+from pipeline.intake.header_values import silence_pydicom
+
+#: subject of the audit's lines, by command
+INGEST, EXPORT = "de-identification of ingest", "de-identification of export"
+_HEADER_TAGS = ["SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "AccessionNumber", "PatientName", "PatientID"]
+_HEADER_TAGS += ["IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID"]
+
+
+def ingest_policy(params: IngestParams, keep_identity: bool) -> dict[str, Any]:
+    """What an ingest does with identity."""
+    return {"keep_identity": keep_identity, "keep_vault": params.keep_vault, "burned_in": params.burned_in}
+
+
+def export_policy(params: DeidentifyParams, keep_vault: bool) -> dict[str, Any]:
+    """What an export as DICOM does with identity."""
+    return {**params.model_dump(mode="json"), "keep_vault": keep_vault}
+
+
+_FIRST = {INGEST: ingest_policy(IngestParams(), False), EXPORT: export_policy(DeidentifyParams(), True)}
+
+
+def note_policy(workspace: Workspace, subject: str, policy: dict[str, Any]) -> None:
+    """Add a line to the audit where the policy is not that of the last time; the first time counts as the defaults."""
+    with workspace.lock("identity-policy"):
+        earlier = [record for record in read_audit(workspace) if record.subject == subject]
+        before = dict(earlier[-1].detail.get("policy", {})) if earlier else _FIRST[subject]  # type: ignore[call-overload]
+        if before == policy:
+            return
+        changed = sorted(name for name in {*before, *policy} if before.get(name) != policy.get(name))
+        detail = {"event": "de-identification policy change", "changed": changed, "policy": policy, "before": before}
+        append_audit(workspace, actor=actor_name(Settings()), action="policy", subject=subject, detail=detail)
+
+
+def seal_accepted(
+    items: Iterable[SeriesRecord | Rejection],
+    raw: RawSeries,
+    pseudonymizer: Pseudonymizer,
+    params: IngestParams,
+    folder: Path,
+) -> None:
+    """Seal whose series this is below `folder`, where one of its parts was accepted.
+
+    Raises
+    ------
+    UsageError: the study was sealed with another secret.
+    """
+    accepted = {key for item in items if isinstance(item, SeriesRecord) for key in item.sop_uid_keys}
+    if not accepted or not params.keep_vault:
+        return
+    uids = [
+        header.sop_instance_uid for header in raw.slices if pseudonymizer.uid_key(header.sop_instance_uid) in accepted
+    ]
+    identity = StudyIdentity.of(_header_of(raw), pseudonymizer, uids)
+    Vault(folder, pseudonymizer.secret).seal(identity.study_key, identity)
+
+
+def _header_of(raw: RawSeries) -> HeaderIdentity:
+    """Identity of a series by its first header; what the scan knows counts."""
+    first = raw.slices[0]
+    silence_pydicom()
+    try:
+        dataset = pydicom.dcmread(first.path, stop_before_pixels=True, force=True, specific_tags=list(_HEADER_TAGS))
+    except Exception:  # the scan read it once; a header that breaks pydicom still has its keys
+        dataset = pydicom.Dataset()
+    header = header_identity(dataset)
+    return HeaderIdentity(
+        patient_id=first.patient_id,
+        patient_name=header.patient_name,
+        issuer=first.issuer,
+        accession_number=header.accession_number,
+        study_instance_uid=first.study_instance_uid,
+        series_instance_uid=first.series_instance_uid,
+        sop_instance_uid=first.sop_instance_uid,
+        sop_class_uid=first.sop_class_uid,
+        charset=header.charset,
+        names=header.names,
+        others=header.others,
+    )
