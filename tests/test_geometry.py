@@ -184,10 +184,10 @@ def test_holes_in_several_places_of_a_tilted_series_are_filled_before_it_is_made
 
 def test_interpolation_takes_tissue_and_never_mixes_it_with_padding() -> None:
     hu = np.array([[[100, PADDING_HU, PADDING_HU]], [[200, 300, PADDING_HU]]], dtype=np.int16)
-    full, mask = fill_missing(hu, [1], PADDING_HU, hu == PADDING_HU)
+    full, masks = fill_missing(hu, [1], PADDING_HU, list(hu == PADDING_HU))
     assert full[1].tolist() == [[150, 300, PADDING_HU]]
-    assert mask is not None
-    assert mask[1].tolist() == [[False, False, True]]
+    assert masks[1] is not None
+    assert masks[1].tolist() == [[False, False, True]]
 
 
 def test_identical_slices_are_dropped_and_named(tmp_path: Path) -> None:

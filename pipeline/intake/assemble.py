@@ -62,7 +62,7 @@ def assemble(part: Part, pixels: DecodedVolume, params: IngestParams) -> Assembl
             hu, affine, padding = upright(hu, affine, params.padding_hu, masks)
             replaced = 0 if padding is None else _count(padding)
         else:
-            packed = [None if mask is None else pack_plane(mask) for mask in masks]
+            packed = [pack_plane(mask) if mask is not None and mask.any() else None for mask in masks]
             padding = mask_of_planes(packed, (len(hu), hu.shape[1], hu.shape[2]))
     places = present_places(grid.n_slices, grid.missing)
     return AssembledVolume(hu, affine, tuple(places.tolist()), padding, replaced, tuple(notes))

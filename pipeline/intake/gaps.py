@@ -12,6 +12,9 @@ from data_contracts.reasons import ReasonCode
 from pipeline.intake.geometry import MOST_NAMED, Note
 from pipeline.intake.headers import SliceHeader
 
+#: for each plane the voxels without tissue (rows, columns), None where all have
+PlaneMasks = list[NDArray[np.bool_] | None]
+
 
 def present_places(n_slices: int, missing: Sequence[int]) -> NDArray[np.int64]:
     """Places k of a volume of `n_slices` that slices take."""
@@ -19,34 +22,41 @@ def present_places(n_slices: int, missing: Sequence[int]) -> NDArray[np.int64]:
 
 
 def fill_missing(
-    hu: NDArray[np.int16], missing: Sequence[int], padding_hu: int, padding: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.int16], NDArray[np.bool_] | None]:
+    hu: NDArray[np.int16], missing: Sequence[int], padding_hu: int, padding: PlaneMasks
+) -> tuple[NDArray[np.int16], PlaneMasks]:
     """Volume (k, j, i) with the planes of `missing` interpolated linearly between their neighbours, and its padding.
 
     hu: the planes that are there, in order. missing: places in the volume that comes back; never its first or last.
-    padding: mask of the voxels of hu that hold no tissue. Where one neighbour is padding the other's value is taken,
-    where both are there is padding.
+    padding: for each plane of hu the mask of voxels that hold no tissue, None where all do. Where one neighbour is
+    padding the other's value is taken, where both are there is padding.
     """
     n_slices = len(hu) + len(missing)
     present = present_places(n_slices, missing)
     full = np.empty((n_slices, *hu.shape[1:]), dtype=np.int16)
-    mask = None if padding is None else np.zeros(full.shape, dtype=np.bool_)
+    masks: PlaneMasks = [None] * n_slices
     for index, place in enumerate(present):
         full[place] = hu[index]
-        if mask is not None and padding is not None:
-            mask[place] = padding[index]
+        masks[place] = padding[index]
     for below, above in pairwise(present):
         if above - below == 1:
             continue
         low, high = full[below].astype(np.float32), full[above].astype(np.float32)
-        if mask is not None:
-            low, high = np.where(mask[below], high, low), np.where(mask[above], low, high)
-            mask[below + 1 : above] = mask[below] & mask[above]
+        lower, upper = masks[below], masks[above]
+        low, high = _beside(low, lower, high), _beside(high, upper, low)
+        both = None if lower is None or upper is None else lower & upper
         for place in range(below + 1, above):
             full[place] = np.rint(low + np.float32((place - below) / (above - below)) * (high - low))
-            if mask is not None:
-                full[place][mask[place]] = padding_hu
-    return full, mask
+            if both is not None:
+                full[place][both] = padding_hu
+                masks[place] = both
+    return full, masks
+
+
+def _beside(
+    plane: NDArray[np.float32], padding: NDArray[np.bool_] | None, other: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The plane with the values of the other where it is padding."""
+    return plane if padding is None else np.where(padding, other, plane)
 
 
 def interpolated_note(slices: Sequence[SliceHeader], n_slices: int, missing: Sequence[int]) -> Note:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.errors import GeometryError
+from pipeline.imaging.padding_mask import PaddingMask, mask_of_planes, pack_plane
 
 #: half width of the Lanczos kernel, in pixels
 _LOBES = 3
@@ -19,16 +21,20 @@ _MOST_GROWTH = 3.0
 
 
 def upright(
-    hu: NDArray[np.int16], affine: NDArray[np.float64], padding_hu: int, padding: NDArray[np.bool_] | None = None
-) -> tuple[NDArray[np.int16], NDArray[np.float64], NDArray[np.bool_]]:
+    hu: NDArray[np.int16],
+    affine: NDArray[np.float64],
+    padding_hu: int,
+    padding: Sequence[NDArray[np.bool_] | None] | None = None,
+) -> tuple[NDArray[np.int16], NDArray[np.float64], PaddingMask | None]:
     """A sheared volume resampled to an orthogonal grid, the affine of that grid, and its mask of padding.
 
     The step between slices becomes its part along the normal; slice k is moved in its plane by k times the rest, with
     a separable Lanczos kernel (Duchon 1979), so that every voxel keeps its patient position and nothing is resampled
     along the normal. The field grows so that no voxel is lost; the rest of it is `padding_hu`.
 
-    hu: int16 (k, j, i). affine: (k, j, i, 1) -> LPS mm, its j and i axes at right angles. padding: mask of voxels that
-    hold no tissue, of the shape of hu; near them the nearest voxel is taken and nothing is mixed.
+    hu: int16 (k, j, i). affine: (k, j, i, 1) -> LPS mm, its j and i axes at right angles. padding: for each slice the
+    mask (j, i) of voxels that hold no tissue, None where all do; near them the nearest voxel is taken and nothing is
+    mixed.
 
     Raises
     ------
@@ -46,16 +52,19 @@ def upright(
     straight[:3, 0] = step - shear[0] * column - shear[1] * row
     straight[:3, 3] = affine[:3, 3] + lowest[0] * column + lowest[1] * row
     out = np.full((len(hu), *field), padding_hu, dtype=np.int16)
-    outside = np.ones(out.shape, dtype=np.bool_)
+    packed = []
+    outside = np.empty(field, dtype=np.bool_)
     for k, plane in enumerate(hu):
         place = k * shear - lowest
         base = np.floor(place + _NO_SHIFT).astype(int)
         moved, empty = _moved(plane, np.maximum(place - base, 0.0), None if padding is None else padding[k])
         rows, columns = slice(base[0], base[0] + moved.shape[0]), slice(base[1], base[1] + moved.shape[1])
         out[k, rows, columns] = moved
-        outside[k, rows, columns] = empty
-    out[outside] = padding_hu
-    return out, straight, outside
+        outside[...] = True
+        outside[rows, columns] = empty
+        out[k][outside] = padding_hu
+        packed.append(pack_plane(outside) if outside.any() else None)
+    return out, straight, mask_of_planes(packed, (len(hu), int(field[0]), int(field[1])))
 
 
 def _moved(
