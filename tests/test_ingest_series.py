@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -312,6 +313,125 @@ def test_what_is_not_a_ct_volume_is_refused_by_its_name(
     outcome = refusal(source, tmp_path)
     assert outcome.reason is reason
     assert len(outcome.sop_instance_uids) == 24
+
+
+_PET, _SR, _STRUCT, _STATE, _DOSE, _CAPTURE, _PDF = (
+    "1.2.840.10008.5.1.4.1.1.128",
+    "1.2.840.10008.5.1.4.1.1.88.33",
+    "1.2.840.10008.5.1.4.1.1.481.3",
+    "1.2.840.10008.5.1.4.1.1.11.1",
+    "1.2.840.10008.5.1.4.1.1.88.67",
+    "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.104.1",
+)
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "modality", "has_pixels", "reason", "name"),
+    [
+        (_PET, "PT", True, ReasonCode.NOT_CT, "Positron Emission Tomography"),
+        (_SR, "SR", False, ReasonCode.NOT_AN_IMAGE, "Comprehensive SR"),
+        (_DOSE, "SR", False, ReasonCode.NOT_AN_IMAGE, "X-Ray Radiation Dose SR"),
+        (_STRUCT, "RTSTRUCT", False, ReasonCode.NOT_AN_IMAGE, "RT Structure Set"),
+        (_STATE, "PR", False, ReasonCode.NOT_AN_IMAGE, "Presentation State"),
+        (_PDF, "DOC", False, ReasonCode.NOT_AN_IMAGE, "Encapsulated PDF"),
+        (_CAPTURE, "CT", True, ReasonCode.DERIVED_IMAGE, "Secondary Capture"),
+    ],
+)
+def test_other_objects_of_the_study_are_listed_by_what_they_are(
+    tmp_path: Path, sop_class: str, modality: str, has_pixels: bool, reason: ReasonCode, name: str
+) -> None:
+    datasets = slices_of(truth_of(), PATIENT)
+    for own_series in (True, False):
+        other = slices_of(truth_of(), PATIENT, study=datasets[0].StudyInstanceUID)[0]
+        other.SOPClassUID, other.Modality = sop_class, modality
+        if not own_series:
+            other.SeriesInstanceUID = datasets[0].SeriesInstanceUID
+        if not has_pixels:
+            for word in ("PixelData", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient"):
+                delattr(other, word)
+        datasets.append(other)
+    write_series(tmp_path / "in", datasets)
+    outcomes = ingest(tmp_path / "in", tmp_path)
+    (record,) = [item for item in outcomes if isinstance(item, SeriesRecord)]
+    listed = [item for item in outcomes if isinstance(item, Rejection)]
+    assert [item.reason for item in listed] == [reason, reason]
+    assert all(name in item.detail for item in listed), listed
+    # what lay in the series of the volume points to it
+    assert sorted(item.series_key for item in listed) == ["", record.series_key]
+
+
+def test_findings_name_their_slices_in_the_form_that_identity_has(tmp_path: Path) -> None:
+    datasets = slices_of(truth_of(), PATIENT)
+    datasets[6].LossyImageCompression = "01"
+    datasets[6].LossyImageCompressionMethod, datasets[6].LossyImageCompressionRatio = "ISO_14495_1", "7.5"
+    write_series(tmp_path / "in", datasets)
+    uid = str(datasets[6].SOPInstanceUID)
+    for keep in (False, True, False):
+        record = ingest_one(tmp_path / "in", tmp_path, keep=keep)
+        (finding,) = record.findings
+        assert finding.detail == "1 of 24 slices are compressed with loss, by ISO_14495_1, at most 7.5 : 1"
+        assert (finding.sop_instance_uids == (uid,)) == keep
+        assert record == SeriesRecord.read(tmp_path / "series" / record.series_key / "series.json")
+        assert record.row()["finding_sop_instance_uids"] == [list(finding.sop_instance_uids)]
+
+
+def test_a_series_beside_unreadable_files_says_so(tmp_path: Path, sound: Path) -> None:
+    pseudonymizer, params = Pseudonymizer(b"secret"), IngestParams()
+    (raw,) = discover(sound, pseudonymizer, params, tmp_path / "scratch").series
+    (record,) = ingest_series(replace(raw, unreadable_beside=2), pseudonymizer, params, tmp_path / "series", "a")
+    assert isinstance(record, SeriesRecord)
+    (finding,) = record.findings
+    assert finding.code is ReasonCode.INCOMPLETE_SOURCE
+    assert finding.detail == "2 DICOM file(s) of the folder cannot be read"
+
+
+def test_a_header_that_names_the_wrong_transfer_syntax_is_a_finding(tmp_path: Path, sound: Path) -> None:
+    shutil.copytree(sound, tmp_path / "in")
+    path = next((tmp_path / "in").rglob("007.dcm"))
+    content = path.read_bytes()
+    assert content.count(b"1.2.840.10008.1.2.1\0") == 1
+    path.write_bytes(content.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"))
+    record = ingest_one(tmp_path / "in", tmp_path)
+    (finding,) = record.findings
+    assert finding.code is ReasonCode.WRONG_TRANSFER_SYNTAX
+    assert finding.detail.startswith("1 of 24 slices: said Implicit VR Little Endian")
+    assert len(finding.sop_instance_uids) == 1
+
+
+def test_text_in_the_pixels_is_refused_or_flagged_as_the_policy_says(tmp_path: Path) -> None:
+    datasets = slices_of(truth_of(), PATIENT)
+    datasets[3].BurnedInAnnotation = "YES"
+    write_series(tmp_path / "in", datasets)
+    refused = refusal(tmp_path / "in", tmp_path)
+    assert refused.reason is ReasonCode.BURNED_IN_ANNOTATION
+    assert refused.detail.startswith("1 of 24 slices")
+    assert len(refused.sop_instance_uids) == 1
+    # the whole plane may hold text: there is no region to blank
+    assert refusal(tmp_path / "in", tmp_path, burned_in="blank").reason is ReasonCode.BURNED_IN_ANNOTATION
+    (finding,) = ingest_one(tmp_path / "in", tmp_path, burned_in="flag").findings
+    assert finding.code is ReasonCode.BURNED_IN_ANNOTATION
+    assert len(finding.sop_instance_uids) == 1
+
+
+def test_known_regions_of_text_are_blanked_where_the_policy_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.deidentify.burned_in import BurnedInAction, Rectangle
+    from pipeline.intake import triage
+
+    action = BurnedInAction("blank", (Rectangle(0, 0, 40, 6),), "1 region(s) blanked")
+    monkeypatch.setattr(triage, "burned_in_action", lambda *_: action)
+    source = changed(tmp_path / "in", lambda *_: None)
+    record = ingest_one(source, tmp_path, burned_in="blank")
+    hu = read_nifti(tmp_path / record.volume_path).hu
+    assert np.all(hu[:, :6] == PADDING_HU)
+    assert np.array_equal(hu[:, 6:], truth_of().hu[:, 6:])
+    assert record.padding_voxels == hu[:, :6].size
+    assert {finding.code for finding in record.findings} == {
+        ReasonCode.BURNED_IN_BLANKED,
+        ReasonCode.PADDING_REPLACED,
+    }
 
 
 def test_two_patients_under_one_series_uid_are_two_series(tmp_path: Path) -> None:
