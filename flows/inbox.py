@@ -13,7 +13,7 @@ from data_contracts.params import IngestParams
 from flows.ingest import ingest_flow
 from flows.listening import inbox_of
 from flows.progress import say
-from flows.pull import PASSING_REASONS
+from flows.pulling import PASSING_REASONS
 from flows.settings import configured_secret
 from flows.sources import PrivatePaths
 from flows.workspace import Workspace
@@ -43,12 +43,14 @@ def inbox_flow(
             new += record["new"]
         except NothingUsableError:
             pass  # each item is in rejected.parquet, and counted below
-        reasons = workspace.rejection_reasons(keys.uid_key(str(folder.resolve())))
+        source_key = keys.uid_key(str(folder.resolve()))
+        reasons = workspace.rejection_reasons(source_key)
         refused.update(reason.value for reason in reasons)
         if PASSING_REASONS & set(reasons):
             kept += 1
         else:
             inbox.remove(folder)
+            workspace.forget_source(source_key)
     in_parts = _in_parts(workspace, series_keys)
     if in_parts:
         say(f"inbox: {len(in_parts)} series came in parts; have the sender send those studies again, whole")

@@ -79,12 +79,12 @@ class Orthanc:
         self.process.wait(10)
 
     def stop(self) -> None:
-        """End it; an association that a test left open would keep it waiting."""
+        """End it; a connection that is still open would keep it waiting for long."""
         if self.process is None or self.process.poll() is not None:
             return
         self.process.terminate()
         try:
-            self.process.wait(3)
+            self.process.wait(0.5)
         except subprocess.TimeoutExpired:
             self.kill()
 

@@ -140,23 +140,25 @@ def ingest_dicomweb(
 ) -> None:
     """`ingest --dicomweb`: named studies, or all since a moment."""
     from flows.peers import dicomweb_server
+    from flows.pulling import PrivatePull, Pull
     from pipeline.exchange.dicomweb import checked_study_uids, parse_moment
 
-    studies = checked_study_uids(studies)
-    since = since if since in ("", "auto") else parse_moment(since)
-    session.settings()
-    dicomweb_server(url)
-    with session.engine("flows.pull") as (_, workspace):
-        from flows.pull import PrivatePull, pull_flow
+    request = PrivatePull(
+        url=url,
+        study_uids=checked_study_uids(studies),
+        since=since if since in ("", "auto") else parse_moment(since),
+        modality="" if modality.lower() == "any" else modality.upper(),
+        limit=limit,
+        keep_files=keep_files,
+    )
+    _, workspace = session.open()
+    pull = Pull(workspace.create(), request, dicomweb_server(url), site, params, keep_identity)
+    if (known := pull.nothing_new()) is not None:
+        session.emit(known, f"nothing new ({known['series_known']} series were known)")
+        return
+    with session.engine("flows.pull"):
+        from flows.pull import pull_flow
 
-        request = PrivatePull(
-            url=url,
-            study_uids=studies,
-            since=since,
-            modality="" if modality.lower() == "any" else modality.upper(),
-            limit=limit,
-            keep_files=keep_files,
-        )
         record = pull_flow(str(workspace.root), request, site, params, keep_identity)
     counts = f"{record['instances_fetched']} instances of {record['series_fetched']} new series fetched"
     lines = [f"{counts} ({record['series_known']} series were known); {_ingested(record)}"]

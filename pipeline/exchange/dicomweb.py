@@ -105,7 +105,7 @@ def checked_study_uids(uids: tuple[str, ...]) -> tuple[str, ...]:
 def parse_moment(text: str) -> str:
     """YYYYMMDD or YYYYMMDDHHMMSS of a date or an ISO date and time; raises UsageError for anything else."""
     digits = re.sub(r"[-:T ]", "", text.strip())
-    form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits), "")
+    form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits), "%Y%m%d")
     try:
         moment = datetime.strptime(digits, form)
     except ValueError:

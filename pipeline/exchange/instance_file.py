@@ -10,6 +10,7 @@ from typing import BinaryIO, Literal
 
 import pydicom
 from pydicom.dataelem import RawDataElement
+from pydicom.uid import UID
 
 from data_contracts.errors import DecodeError
 from pipeline.intake.header_values import silence_pydicom, text_of
@@ -72,7 +73,8 @@ def examine(path: Path) -> InstanceFacts:
             return facts  # a cut stream fails to inflate, so its header was not read either
         is_whole = _pixels_end(stream, size, bool(implicit), bool(little))
     if is_whole is None:
-        is_whole = "Rows" not in dataset and _elements_end(path, size)
+        has_pixels = "Rows" in dataset or "Image Storage" in UID(facts.sop_class_uid).name
+        is_whole = not has_pixels and _elements_end(path, size)
     if not is_whole:
         raise DecodeError("the file is cut short")
     return facts
@@ -102,10 +104,15 @@ def _pixels_end(stream: BinaryIO, size: int, implicit: bool, little: bool) -> bo
 
 
 def _elements_end(path: Path, size: int) -> bool:
-    """Whether every element at the top of an object without pixels lies inside the file."""
+    """Whether the last element at the top of an object without pixels ends where the file ends.
+
+    A file that is cut exactly between two elements cannot be told from a whole one.
+    """
     try:
         dataset = pydicom.dcmread(path)
     except Exception:  # as above
         return False
-    raw = (element for element in dataset._dict.values() if isinstance(element, RawDataElement))
-    return all(item.length == _UNDEFINED or item.value_tell + item.length <= size for item in raw)
+    last = max(dataset._dict.items(), default=(None, None))[1]
+    if not isinstance(last, RawDataElement) or last.length == _UNDEFINED:
+        return last is not None  # pydicom has read a sequence to its delimiter
+    return last.value_tell + last.length == size

@@ -166,9 +166,9 @@ def _datasets(response: requests.Response, body: bytes) -> list[JsonDataset]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        known = {"text/html": "an HTML page", "application/xml": "XML", "text/xml": "XML"}
-        raise DecodeError(f"{known.get(kind, 'no valid JSON')} in place of DICOM JSON") from None
+        kind = response.headers.get("Content-Type", "").lower()
+        what = "an HTML page" if "html" in kind else "XML" if "xml" in kind else "no valid JSON"
+        raise DecodeError(f"{what} in place of DICOM JSON") from None
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise DecodeError("JSON that is no list of data sets")
     return found

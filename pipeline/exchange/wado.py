@@ -30,6 +30,8 @@ _ACCEPTS = (
 )
 _FORBIDDEN_FORMS = {400, 406, 415}
 _GONE = {404, 410}
+#: refusals that say nothing about an instance: no permission, or a gateway whose server is gone
+_ABOUT_THE_SERVER = {401, 403, 502, 503, 504}
 _HOPELESS = 8
 
 
@@ -77,7 +79,7 @@ def retrieve_series(
         try:
             _retrieve_together(client, f"/studies/{series.study_uid}/series/{series.uid}", shelf)
         except (RefusedError, UnreadableAnswerError) as error:
-            if not instance_uids or getattr(error, "status", 0) in (401, 403):
+            if not instance_uids or getattr(error, "status", 0) in _ABOUT_THE_SERVER:
                 raise
     left = [uid for uid in wanted if not shelf.holds(uid)]
     with ThreadPoolExecutor(max_workers=max(1, min(client.server.connections, len(left)))) as pool:
@@ -195,7 +197,7 @@ def _retrieve_alone(client: WebClient, series: FoundSeries, uid: str, shelf: _Sh
     try:
         _fetch_stored(client, f"/studies/{series.study_uid}/series/{series.uid}/instances/{uid}", take)
     except RefusedError as refusal:
-        if refusal.status in (401, 403):
+        if refusal.status in _ABOUT_THE_SERVER:
             raise
         shelf.n_refused += 1
         return "the server no longer has it" if refusal.status in _GONE else refusal.what

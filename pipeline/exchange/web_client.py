@@ -129,9 +129,7 @@ class WebClient:
                         )
                     pause_s = max(pause_s, asked_s)
             except DecodeError as error:
-                failure = ExchangeError(
-                    f"the answer of the server cannot be used: {error.what}", where=self.server.name
-                )
+                failure = UnreadableAnswerError(f"the answer cannot be used: {error.what}", where=self.server.name)
                 if attempt >= _UNREADABLE_ATTEMPTS:
                     break
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
