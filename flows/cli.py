@@ -44,8 +44,10 @@ class Session:
         from pydantic import ValidationError
 
         from data_contracts.errors import UsageError
+        from flows.log_filter import install
         from flows.settings import Settings, apply_environment
 
+        install()
         try:
             settings = Settings()
         except ValidationError as error:
@@ -149,7 +151,7 @@ def _foreign(error: Exception) -> int:
     if type(error).__name__ == "Abort":
         return _fail("interrupted", 130)
     if session.debug:
-        traceback.print_exc()
+        print(_scrubbed(traceback.format_exc()), file=sys.stderr)
     place = traceback.extract_tb(error.__traceback__)[-1]
     reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
     return _fail(
@@ -159,10 +161,17 @@ def _foreign(error: Exception) -> int:
     )
 
 
+def _scrubbed(text: str) -> str:
+    """A traceback may quote a header; what could name a patient is hidden."""
+    from flows.log_filter import scrub
+
+    return scrub(text)
+
+
 def _fail(line: str, status: int) -> int:
     if session.debug:
         engine = sys.modules.get("flows.engine")
-        print("".join(getattr(engine, "last_traceback", [])), file=sys.stderr)
+        print(_scrubbed("".join(getattr(engine, "last_traceback", []))), file=sys.stderr)
     print(f"noduleflow: {line}", file=sys.stderr)
     if session.as_json:
         print(json.dumps({"error": line, "exit_status": status}))

@@ -20,6 +20,7 @@ from data_contracts.series import Rejection, SeriesRecord
 from flows.engine import scrubbed, step
 from flows.identity import INGEST, ingest_policy, note_policy, seal_accepted
 from flows.known_sources import Outcome, SourceMemory, refusals_of, study_keys_of, summary
+from flows.log_filter import register_identifiers
 from flows.progress import say, stage
 from flows.series_choice import remember_preference, states_another
 from flows.settings import configured_secret
@@ -116,6 +117,9 @@ def ingest_flow(
         scratch = workspace.scratch_root / f"ingest-{os.getpid()}-{memory.key}"
         try:
             found = _scan(source, memory, scratch, verify)
+            register_identifiers(
+                text for raw in found.discovery.series if raw.slices for text in raw.slices[0].identifiers
+            )
             outcomes = _ingest_all(found, memory, params, site, verify, differences)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
