@@ -21,9 +21,9 @@ from flows.feature_parts import FeatureParts, Vectors, patch_sha256
 from flows.labelled import patches_of
 from flows.progress import say, stage
 from flows.workspace import Workspace
-from models.backbones import Backbone
+from models.backbones import Backbone, state_digest
 from models.engine_plan import EnginePlan, plan_engine
-from models.engines import OpenedEngine, open_engine, state_digest
+from models.engines import OpenedEngine, open_engine
 from models.heap import give_back
 from models.inputs import as_batch, input_spec, to_images
 from models.predict import stream_features

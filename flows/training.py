@@ -71,6 +71,7 @@ def fit_network(
             state_every_s=_STATE_EVERY_S,
             on_epoch=lambda epoch: progress.advance(_epoch_line(epoch)),
         )
+    say(f"fit {name}: learned in {result.precision}")
     save_network(folder, result.network)
     tables = []
     parts = {"validation": cohort.validation(), "test": cohort.test()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -52,6 +54,15 @@ class Backbone(nn.Module):
 def pool(maps: Tensor) -> Tensor:
     """Mean over the plane of feature maps (N, C, h, w) -> (N, C)."""
     return maps.mean(dim=(-2, -1))
+
+
+def state_digest(backbone: Backbone) -> str:
+    """sha256 over the names and bytes of all tensors."""
+    total = hashlib.sha256()
+    for name, value in sorted(backbone.state_dict().items()):
+        total.update(name.encode())
+        total.update(memoryview(value.contiguous().numpy().reshape(-1).view(np.uint8)))
+    return total.hexdigest()
 
 
 def build_backbone(name: str, *, seed: int) -> Backbone:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_contracts.records import digest_of
-from models.backbones import Backbone
+from models.backbones import Backbone, state_digest
 from models.engine_plan import EnginePlan
 from models.torch_engine import TorchEngine
 
@@ -93,15 +92,6 @@ def smallest_cosine(features: NDArray[np.floating], expected: NDArray[np.floatin
         cosines = (one * other).sum(axis=1) / np.maximum(lengths, np.finfo(np.float64).tiny)
         cosines[(one == other).all(axis=1)] = 1.0  # also where both are zero
     return float(cosines.min()) if np.isfinite(cosines).all() else float("nan")
-
-
-def state_digest(backbone: Backbone) -> str:
-    """sha256 over the names and bytes of all tensors."""
-    total = hashlib.sha256()
-    for name, value in sorted(backbone.state_dict().items()):
-        total.update(name.encode())
-        total.update(memoryview(value.contiguous().numpy().reshape(-1).view(np.uint8)))
-    return total.hexdigest()
 
 
 def _build(backbone: Backbone, plan: EnginePlan, sample: Tensor, cache: Path | None) -> Engine:

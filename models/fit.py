@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,11 +18,14 @@ from data_contracts.errors import NoduleflowError, UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
 from data_contracts.records import digest_of
-from models.backbones import Backbone
+from models.backbones import Backbone, state_digest
 from models.domain import reversal_strength
 from models.fit_data import FitData, LabelledPatches
+from models.fit_precision import bf16_agrees, wants_bf16
+from models.fit_schedule import Shuffled, rate_factor
 from models.fit_state import EpochRecord, FitState, load_state, optimizer_tensors, restore_optimizer, save_state
 from models.frozen_prefix import PatchInputs
+from models.heap import give_back, keep_heap
 from models.inputs import plane_count
 from models.learner import Batch, Learner, batch_losses, class_balance
 from models.network import NoduleNetwork, build_network
@@ -36,11 +37,15 @@ _EVALUATION_BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """The fitted network in evaluation mode, every epoch's record, and the epoch whose weights were kept."""
+    """The fitted network in evaluation mode, every epoch's record, and the epoch whose weights were kept.
+
+    precision: what the learning stages were computed in, and why.
+    """
 
     network: NoduleNetwork
     history: tuple[EpochRecord, ...]
     best_epoch: int
+    precision: str = "fp32"
 
 
 def fit_classifier(
@@ -75,8 +80,12 @@ def fit_classifier(
     """
     data.check()
     _check_adaptation(data, params)
-    with _threads(params.threads):
-        return _Fit(data, params, spec, backbone, state_dir, state_every_s).run(on_epoch)
+    keep_heap()
+    try:
+        with _threads(params.threads):
+            return _Fit(data, params, spec, backbone, state_dir, state_every_s).run(on_epoch)
+    finally:
+        give_back()
 
 
 def _check_adaptation(data: FitData, params: TrainParams) -> None:
@@ -125,7 +134,8 @@ class _Fit:
             frozen = prefix if len(prefix) else None
             pooled = len(suffix) == 0
             known = features if pooled and variants == 1 else None
-            return PatchInputs(patches, spec, frozen, pooled=pooled, variants=variants, seed=seed, features=known)
+            options = {"pooled": pooled, "variants": variants, "seed": seed, "noise_std": params.noise}
+            return PatchInputs(patches, spec, frozen, features=known, **options)
 
         self.train_inputs = inputs(train.patches, params.augmentations, params.seed, train.features)
         self.target_inputs: PatchInputs | None = None
@@ -137,6 +147,18 @@ class _Fit:
         self.validation_labels = torch.from_numpy(np.asarray(validation.labels, dtype=np.float32))
         self.targets, self.weights = _targets_and_weights(train, params)
         self.auxiliary = None if auxiliary is None else torch.from_numpy(np.asarray(auxiliary, dtype=np.float32))
+
+        self.precision = self._chosen_precision()
+
+    def _chosen_precision(self) -> str:
+        """Switch the learner to bf16 where that is wanted and agrees; decided by the first weights, so always alike."""
+        wanted, why = wants_bf16(self.params.precision, learns=self.learner.has_stages)
+        if wanted and self.params.precision == "auto":
+            index = torch.arange(min(len(self.train_inputs), self.params.batch_size))
+            inputs = self.train_inputs.plain().batch(index)
+            wanted, why = bf16_agrees(self.learner, inputs, self.targets[index])
+        self.learner.bf16 = wanted
+        return f"{'bf16' if wanted else 'fp32'}: {why}"
 
     def run(self, on_epoch: Callable[[EpochRecord], None] | None) -> FitResult:
         state = self._resumed()
@@ -156,7 +178,7 @@ class _Fit:
                 on_epoch(record)
         self.learner.load_state_dict(state.best, strict=False)
         best = 0 if state.best_epoch is None else state.best_epoch
-        return FitResult(self.network.eval(), tuple(state.history), best)
+        return FitResult(self.network.eval(), tuple(state.history), best, self.precision)
 
     def _resumed(self) -> FitState:
         state = None if self.state_dir is None else load_state(self.state_dir, self.digest)
@@ -191,7 +213,7 @@ class _Fit:
         half = params.batch_size if target is None else max(params.batch_size // 2, 1)
         order = torch.randperm(len(self.train_inputs), generator=generator)
         batches = [index for index in order.split(half) if len(index) > 1 or len(order) == 1]
-        target_order = _Shuffled(0 if self.target_inputs is None else len(self.target_inputs), generator)
+        target_order = Shuffled(0 if self.target_inputs is None else len(self.target_inputs), generator)
         totals: list[tuple[float, float, float | None, float | None]] = []
         self.learner.train()
         with torch.random.fork_rng(devices=[]):
@@ -242,30 +264,6 @@ class _Fit:
         return loss, float(roc_auc_score(labels.numpy(), logits.numpy()))
 
 
-class _Shuffled:
-    """Row numbers in random order, shuffled anew whenever they have run out."""
-
-    def __init__(self, n: int, generator: torch.Generator) -> None:
-        self._n = n
-        self._generator = generator
-        self._left = torch.zeros(0, dtype=torch.int64)
-
-    def take(self, count: int) -> Tensor:
-        while len(self._left) < count:
-            self._left = torch.cat([self._left, torch.randperm(self._n, generator=self._generator)])
-        taken, self._left = self._left[:count], self._left[count:]
-        return taken
-
-
-def rate_factor(epochs_done: float, params: TrainParams) -> float:
-    """Share of the base learning rate: linear warm-up, then half a cosine down to 1 %."""
-    if epochs_done < params.warmup_epochs:
-        return max(epochs_done / params.warmup_epochs, 0.05)
-    left = max(params.epochs - params.warmup_epochs, 1)
-    position = min((epochs_done - params.warmup_epochs) / left, 1.0)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * position))
-
-
 def _targets_and_weights(train: LabelledPatches, params: TrainParams) -> tuple[Tensor, Tensor]:
     targets = torch.from_numpy(train.targets(params.soft_label_weight))
     weights = class_balance(targets)
@@ -275,11 +273,7 @@ def _targets_and_weights(train: LabelledPatches, params: TrainParams) -> tuple[T
 
 
 def _digest(data: FitData, params: TrainParams, spec: InputSpec, backbone: Backbone) -> str:
-    weights = hashlib.sha256()
-    for name, value in sorted(backbone.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(memoryview(value.contiguous().numpy().reshape(-1).view(np.uint8)))
-    facts = [data.digest(), params.digest(), spec.model_dump(mode="json"), backbone.name, weights.hexdigest()]
+    facts = [data.digest(), params.digest(), spec.model_dump(mode="json"), backbone.name, state_digest(backbone)]
     return digest_of([*facts, torch.__version__], length=32)
 
 

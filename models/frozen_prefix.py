@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
-from models.augment import augment, draw_variant
+from models.augment import Draws, augment, draw_variant
 from models.backbones import pool
 from models.inputs import as_batch, plane_count, to_images
 from models.network import mean_over_planes
@@ -36,6 +36,7 @@ class PatchInputs:
     pooled: no stage learns, so features (mean over pixels and planes) are kept instead of maps.
     variants: how many augmented versions of each patch; the first is the patch itself.
     features: pooled features (n, F) of the patches themselves, where they were computed before.
+    noise_std: of the noise on augmented images.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class PatchInputs:
         variants: int,
         seed: int,
         features: NDArray[np.floating] | None = None,
+        noise_std: float = 0.0,
     ) -> None:
         self._patches = patches
         self._spec = spec
@@ -55,6 +57,7 @@ class PatchInputs:
         self._pooled = pooled
         self._variants = variants
         self._seed = seed
+        self._noise_std = noise_std
         self._planes = plane_count(spec)
         self._cache: Tensor | None = None
         if features is not None:
@@ -67,7 +70,7 @@ class PatchInputs:
         """Inputs of one epoch: every patch in one of its variants, drawn from `generator`."""
         if self._prefix is None:
             draws = draw_variant(len(self), self._planes, seed=self._seed, variant=epoch + 1)
-            return EpochInputs(lambda index: as_batch(augment(self._images(index), draws.rows(index))))
+            return EpochInputs(lambda index: as_batch(self._augmented(index, draws)))
         cache = self._filled_cache()
         variant = torch.randint(0, self._variants, (len(self),), generator=generator)
         return EpochInputs(lambda index: self._taken(cache[variant[index], index]))
@@ -85,6 +88,9 @@ class PatchInputs:
     def _images(self, index: Tensor) -> Tensor:
         return to_images(self._patches[index.numpy()], self._spec)
 
+    def _augmented(self, index: Tensor, draws: Draws) -> Tensor:
+        return augment(self._images(index), draws.rows(index), self._noise_std)
+
     def _filled_cache(self) -> Tensor:
         """(variants, n, P, C, h, w), or (variants, n, F) of pooled features."""
         if self._cache is not None:
@@ -99,9 +105,7 @@ class PatchInputs:
                 if start == 0:
                     draws = draw_variant(n, self._planes, seed=self._seed, variant=variant)
                 index = torch.arange(start, min(start + step, n))
-                images = self._images(index)
-                if variant > 0:
-                    images = augment(images, draws.rows(index))
+                images = self._augmented(index, draws) if variant > 0 else self._images(index)
                 maps = self._prefix(as_batch(images))
                 if self._pooled:
                     values = mean_over_planes(pool(maps), self._planes)

@@ -34,6 +34,8 @@ class Learner(nn.Module):
         self.head = head
         self.n_planes = n_planes
         self.frozen_statistics = params.batchnorm == "frozen"
+        #: while learning, the stages are computed in bfloat16 (mixed precision)
+        self.bf16 = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed + 1)
             n_features = head.hidden.in_features if head.hidden is not None else head.width
@@ -51,11 +53,18 @@ class Learner(nn.Module):
                     module.eval()
         return self
 
+    @property
+    def has_stages(self) -> bool:
+        """Whether a stage of the backbone learns."""
+        return len(self.suffix) > 0
+
     def features(self, inputs: Tensor) -> Tensor:
         """Features (B, F) of inputs (B * P, C, h, w), or of features themselves where no stage learns."""
-        if len(self.suffix) == 0:
+        if not self.has_stages:
             return inputs
-        return mean_over_planes(pool(self.suffix(inputs)), self.n_planes)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
+            maps = self.suffix(inputs)
+        return mean_over_planes(pool(maps.float()), self.n_planes)
 
     def kept_state(self) -> dict[str, Tensor]:
         """A copy of what the network keeps: unfrozen stages and head."""

@@ -16,9 +16,9 @@ from torch import Tensor
 import models.engine_plan as planning
 from data_contracts.errors import UsageError
 from models import engines, heap
-from models.backbones import Backbone, build_backbone
+from models.backbones import Backbone, build_backbone, state_digest
 from models.engine_plan import EnginePlan, plan_engine
-from models.engines import open_engine, smallest_cosine, state_digest
+from models.engines import open_engine, smallest_cosine
 from models.processor import has_compiler
 from models.quantize import quantised_range
 from models.torch_engine import TorchEngine

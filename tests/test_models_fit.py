@@ -12,10 +12,13 @@ from torch import nn
 from data_contracts.errors import NoduleflowError, NothingUsableError, UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
+from models import fit_precision
 from models.backbones import Backbone
-from models.fit import fit_classifier, rate_factor
+from models.fit import fit_classifier
 from models.fit_data import FitData, LabelledPatches
+from models.fit_schedule import rate_factor
 from models.fit_state import EpochRecord
+from models.frozen_prefix import PatchInputs
 from models.inputs import as_batch, to_images
 from models.learner import class_balance, masked_cross_entropy, weighted_cross_entropy
 from models.predict import predict_logits
@@ -91,8 +94,13 @@ class KilledError(Exception):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"unfreeze": 1}, {"unfreeze": 5, "batchnorm": "adaptive"}, {"unfreeze": 1, "adaptation": "dann"}],
-    ids=["last stage", "all stages", "dann"],
+    [
+        {"unfreeze": 1},
+        {"unfreeze": 5, "batchnorm": "adaptive"},
+        {"unfreeze": 1, "adaptation": "dann"},
+        {"unfreeze": 5, "batchnorm": "adaptive", "precision": "bf16", "noise": 0.1},
+    ],
+    ids=["last stage", "all stages", "dann", "all stages in bf16 with noise"],
 )
 def test_a_fit_killed_after_any_epoch_ends_with_the_same_weights(data, tmp_path, changes):
     chosen = params(**changes, epochs=4)
@@ -169,6 +177,36 @@ def test_frozen_statistics_stay_and_adaptive_ones_move(data):
 def test_it_stops_when_validation_no_longer_gets_better(data):
     result = fit_classifier(data, params(unfreeze=0, epochs=40, patience=2, lr_head=1e-2), SPEC, fresh_backbone(data))
     assert len(result.history) == result.best_epoch + 3 < 40
+
+
+def test_bf16_learns_as_well_as_fp32_and_keeps_the_frozen_stages_exact(data):
+    """Validation AUC within 0.02 of float32's; the same threshold holds in the benchmark on real nodules."""
+    figures = {}
+    for precision in ("fp32", "bf16"):
+        backbone = fresh_backbone(data)
+        inputs = PatchInputs(data.train.patches, SPEC, backbone.split(1)[0], pooled=False, variants=2, seed=0)
+        exact = inputs.plain().batch(torch.arange(4)).clone()
+        result = fit_classifier(data, params(unfreeze=1, epochs=12, lr_head=3e-3, precision=precision), SPEC, backbone)
+        figures[precision] = max(record.validation_auc for record in result.history)
+        assert result.precision.startswith(precision)
+        assert all(value.dtype in (torch.float32, torch.int64) for value in result.network.state_dict().values())
+        again = PatchInputs(data.train.patches, SPEC, backbone.split(1)[0], pooled=False, variants=2, seed=0)
+        assert torch.equal(again.plain().batch(torch.arange(4)), exact) and exact.dtype == torch.float32
+    assert figures["bf16"] >= figures["fp32"] - 0.02
+
+
+def test_auto_takes_bf16_where_the_processor_has_it_and_the_gradients_agree(data, monkeypatch):
+    monkeypatch.setattr(fit_precision, "has_bf16_units", lambda: True)
+    chosen = params(unfreeze=1, epochs=1, precision="auto")
+    assert fit_classifier(data, chosen, SPEC, fresh_backbone(data)).precision.startswith("bf16: gradients")
+    monkeypatch.setattr(fit_precision, "LEAST_GRADIENT_COSINE", 1.1)
+    refused = fit_classifier(data, chosen, SPEC, fresh_backbone(data))
+    assert refused.precision.startswith("fp32: gradients") and "too far" in refused.precision
+    monkeypatch.setattr(fit_precision, "has_bf16_units", lambda: False)
+    plain = fit_classifier(data, chosen, SPEC, fresh_backbone(data))
+    assert plain.precision == "fp32: the processor has no bf16 units"
+    for name, value in weights_of(plain).items():  # the trial has changed nothing
+        assert torch.equal(value, weights_of(refused)[name])
 
 
 def test_adaptation_fools_the_discriminator_and_keeps_the_last_epoch(data):
