@@ -65,6 +65,7 @@ def augment_batch(
     out: where the result goes, of the same shape, C order; memory used again costs half of what fresh memory does.
     threads: 0 takes torch's.
     """
+    _check_shape(images)
     shape = images.shape[2:]
     matrices = random_matrices(len(images), shape, ranges, seed=seed, draw=draw)
     ones = np.ones((len(images), images.shape[1]))
@@ -93,10 +94,9 @@ def warp_batch(
 
     Raises
     ------
-    UsageError: images of other than two or three axes, or an axis of a single voxel.
+    UsageError: images of other than two or three axes, an axis of a single voxel, or an `out` that does not fit.
     """
-    if images.ndim not in (4, 5) or min(images.shape[2:], default=0) < 2:
-        raise UsageError(f"images of shape {images.shape} cannot be warped", todo="Give (N, C, [D,] H, W), sides >= 2.")
+    _check_shape(images)
     source = np.ascontiguousarray(images, dtype=np.float32)
     if out is None:
         out = np.empty_like(source)
@@ -124,3 +124,8 @@ def warp_batch(
 def noise_keys(n: int, *, seed: int, draw: int) -> NDArray[np.uint32]:
     """Key words (n, 2) of the noise of n images."""
     return np.random.default_rng([seed, draw, 1]).integers(0, 2**32, (n, 2), dtype=np.uint32)
+
+
+def _check_shape(images: Array) -> None:
+    if images.ndim not in (4, 5) or min(images.shape[2:]) < 2:
+        raise UsageError(f"images of shape {images.shape} cannot be warped", todo="Give (N, C, [D,] H, W), sides >= 2.")
