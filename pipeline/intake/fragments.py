@@ -48,17 +48,15 @@ def frame_places(descriptor: int, start: int, n_frames: int) -> list[list[Place]
 def _items(descriptor: int, position: int) -> list[Place]:
     size = os.fstat(descriptor).st_size
     places: list[Place] = []
-    while position < size:
+    while True:
         head = os.pread(descriptor, 8, position)
-        if head[:4] == _END:
-            return places
         length = int.from_bytes(head[4:], "little")
+        if len(head) == 8 and head[:4] == _END:
+            return places
         if len(head) < 8 or head[:4] != _ITEM or position + 8 + length > size or len(places) >= _MOST_ITEMS:
             raise DecodeError("the compressed pixels are cut short")
         places.append((position + 8, length))
         position += 8 + length
-    # a writer that left the delimiter out at the very end; what is missing shows in the number of frames
-    return places
 
 
 def _by_offset_table(table: bytes, fragments: list[Place], n_frames: int) -> list[list[Place]]:

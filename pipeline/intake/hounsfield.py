@@ -41,7 +41,8 @@ def judge_hounsfield(samples: NDArray[np.int16], slices: Sequence[SliceHeader]) 
     odd = np.flatnonzero(noisy > _NOISY_SHARE * samples[0].size)
     if len(odd) or noisy.sum() > _NOISY_SHARE * samples.size:
         detail = f"{100 * noisy.sum() / samples.size:.1f} % of the voxels lie below {UNREAL_HU} HU and are no padding"
-        return Refusal(ReasonCode.IMPLAUSIBLE_HU, detail, tuple(slices[index] for index in odd.tolist()) or tuple(slices))
+        named = tuple(slices[index] for index in odd.tolist())
+        return Refusal(ReasonCode.IMPLAUSIBLE_HU, detail, named or tuple(slices))
     if why := _implausible(samples):
         return Refusal(ReasonCode.IMPLAUSIBLE_HU, why, tuple(slices))
     doubt = _doubt(_Histogram(_measured(samples)))

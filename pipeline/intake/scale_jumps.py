@@ -95,14 +95,15 @@ def _misfit(
     one: NDArray[np.float64], other: NDArray[np.float64], first: SliceHeader, second: SliceHeader
 ) -> _Move | None:
     """The move between two neighbours that are alike before they are rescaled and unlike after."""
-    slope, intercept = first.rescale_slope or 1.0, first.rescale_intercept or 0.0
-    stored = (other - (second.rescale_intercept or 0.0)) / (second.rescale_slope or 1.0)
-    as_first = stored * slope + intercept
+    slopes = first.rescale_slope or 1.0, second.rescale_slope or 1.0
+    intercepts = first.rescale_intercept or 0.0, second.rescale_intercept or 0.0
+    as_first = (other - intercepts[1]) / slopes[1] * slopes[0] + intercepts[0]
     own, shared = float(np.mean(np.abs(other - one))), float(np.mean(np.abs(as_first - one)))
-    if own < _SAME_HU or shared > 0.6 * own:
+    forgotten = _INTERCEPT_HU[0] <= abs(intercepts[1] - intercepts[0]) <= _INTERCEPT_HU[1]
+    if own < _SAME_HU or shared > (0.6 if forgotten else 0.3) * own:
         return None
     hu = float(np.median(other - as_first))
-    return _Move(hu if abs(hu) >= _LEAST_HU else float(np.copysign(_LEAST_HU, hu)), True)
+    return _Move(hu, True) if abs(hu) >= _LEAST_HU else None
 
 
 def _moved(one: NDArray[np.float64], other: NDArray[np.float64]) -> _Move | None:
