@@ -19,6 +19,7 @@ from pipeline.intake.elements import (
     Encoding,
     OddHeaderError,
     ShortBufferError,
+    walk,
     walk_damaged,
 )
 from pipeline.intake.file_front import Front, encoding_of, read_front
@@ -28,6 +29,8 @@ from pipeline.intake.open_file import OpenFile
 
 #: what a header may make pydicom read; functional groups of 5000 frames have a tenth of it
 MAX_HEADER_BYTES = 64 << 20
+#: and what it may inflate to
+MAX_INFLATED_BYTES = 16 << 20
 _FRONT_BYTES = 64 << 10
 _DAMAGED_BYTES = 4 << 20
 _SERIES_UID = 0x0020000E
@@ -85,11 +88,19 @@ def read_odd_header(file: OpenFile) -> SliceHeader | None:
 
 
 def _damaged(file: OpenFile, front: Front) -> SliceHeader | None:
-    """The facts before the damage, without pixels; None where they do not tell the series."""
+    """The facts before the damage, without pixels; None where they do not tell the series, or nothing is damaged."""
     encoding = front.encoding
     if encoding is None:
         return None
     data = file.beginning(_DAMAGED_BYTES)
+    try:
+        walk(data, front.start, encoding, file.n_bytes)
+    except OddHeaderError:
+        pass
+    except ShortBufferError:
+        return None
+    else:
+        return None
     found = {element.tag: element for element in walk_damaged(data, front.start, encoding) if element.tag in _TAGS}
     if _SERIES_UID not in found:
         return None
@@ -102,7 +113,7 @@ def _forgiven(file: OpenFile, front: Front) -> SliceHeader | None:
         stream = _BoundedStream(file)
         stream.seek(front.start)
         return _facts(file, front, front.encoding, stream)
-    data, _ = file.inflated(front.start, MAX_HEADER_BYTES)
+    data, _ = file.inflated(front.start, MAX_INFLATED_BYTES)
     encoding = encoding_of(data[:8])
     if encoding is None:
         raise OddHeaderError
