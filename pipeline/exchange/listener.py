@@ -146,6 +146,7 @@ class Listener:
             self._last_s = time.monotonic()
         if not self._params.serves(str(association.requestor.address)):
             association.acse.send_reject(0x01, 0x01, 0x01)
+            association.kill()  # waits until the refusal is sent
             self._count("association refused")
             return
         with self._lock:
