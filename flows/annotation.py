@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from pipeline.deidentify.pseudonyms import Pseudonymizer
 #: column of a part: keys of the files that a row comes from
 _FILES = "file_keys"
 
+Matched = tuple[pd.DataFrame, list[Rejection], dict[str, int]]
 
-@step("annotate")
+
 def match_files(
     workspace: Workspace,
     files: PrivatePaths,
@@ -35,13 +37,16 @@ def match_files(
     pseudonymizer: Pseudonymizer,
     coordinates: str,
     series: str,
-) -> tuple[pd.DataFrame, list[Rejection], dict[str, int]]:
+) -> Matched:
     """(rows, refusals, what was left out) of files that are read together; some formats spread a nodule over many."""
     reading = read_annotation_files(files.paths, file_format, coordinates=coordinates, series=series)
     say(f"annotate: {len(reading.marks)} marks in {len(files.paths)} files")
     names = _file_names(files, pseudonymizer)
     table, refused = match_annotations(reading.marks, workspace.series_records(), pseudonymizer, names)
     return table, refused, dict(sorted(reading.left_out.items()))
+
+
+_match_step = step("annotate")(match_files)
 
 
 @flow(name="annotate", log_prints=False)
@@ -53,17 +58,35 @@ def annotate_flow(
     coordinates: str = "",
     series: str = "",
 ) -> dict[str, Any]:
-    """Annotation files into nodules.parquet; what does not match is in rejected.parquet.
-
-    What these files gave before is replaced, so a corrected file corrects its nodules; other files' nodules stay.
-    """
+    """Annotation files into nodules.parquet; what does not match is in rejected.parquet. See take_files."""
     workspace = Workspace(Path(workspace_root)).require()
     pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep_identity)
+    return take_files(workspace, files, file_format, pseudonymizer, coordinates, series, match=_match_step)
+
+
+def take_files(
+    workspace: Workspace,
+    files: PrivatePaths,
+    file_format: str,
+    pseudonymizer: Pseudonymizer,
+    coordinates: str = "",
+    series: str = "",
+    match: Callable[..., Matched] = match_files,
+) -> dict[str, Any]:
+    """Match the files' marks and keep them; the record of what was done.
+
+    What these files gave before is replaced, so a corrected file corrects its nodules; other files' nodules stay.
+
+    Raises
+    ------
+    NothingUsableError: no mark fits a series.
+    AnnotationError: the one file cannot be read; what it gave before stays.
+    """
     family = "dicom" if file_format.startswith("dicom") else file_format
     keys = [digest_of([family, pseudonymizer.uid_key(str(path.resolve()))]) for path in files.paths]
     names = _file_names(files, pseudonymizer)
     try:
-        table, refused, left_out = match_files(workspace, files, file_format, pseudonymizer, coordinates, series)
+        table, refused, left_out = match(workspace, files, file_format, pseudonymizer, coordinates, series)
     except AnnotationError as error:
         # nothing of the files can be read: that is said in the table too, and what they gave before stays
         unread = Rejection(path=names[0], reason=ReasonCode.ANNOTATION_MALFORMED, detail=error.line())
