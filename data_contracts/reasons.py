@@ -24,6 +24,7 @@ class ReasonCode(StrEnum):
     SLICES_INTERPOLATED = "slices_interpolated"
     IRREGULAR_SPACING = "irregular_spacing"
     UNEVEN_POSITIONS = "uneven_positions"
+    SPARSE_SLICES = "sparse_slices"
     DUPLICATE_SLICES = "duplicate_slices"
     CONFLICTING_DUPLICATES = "conflicting_duplicates"
     MULTIPLE_ACQUISITIONS = "multiple_acquisitions"
@@ -94,6 +95,11 @@ _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
     ReasonCode.UNEVEN_POSITIONS: (
         "Slices lie a little beside the even grid that the volume places them on.",
         "Nothing, unless the figures matter to you.",
+    ),
+    ReasonCode.SPARSE_SLICES: (
+        "The slices are much thinner than they lie apart: tissue between them was not imaged, or slices are missing "
+        "at equal distances.",
+        "Fetch the whole series again, unless it was scanned so.",
     ),
     ReasonCode.DUPLICATE_SLICES: ("The same slice was there more than once; one was kept.", "Nothing."),
     ReasonCode.CONFLICTING_DUPLICATES: (

@@ -1,4 +1,4 @@
-"""51 kinds of broken or unusual CT series, made small.
+"""51 kinds of broken or unusual CT series, made small, and more of them.
 
 `CASES` maps each to what is wanted of it ("convert", "split", "flag", "drop_or_flag", "dedupe_or_flag") and its maker.
 """
@@ -321,6 +321,65 @@ def _nested(folder: Path, patient: str) -> Truth:
     for number, ds in enumerate(slices_of(truth, patient)):
         save(ds, folder / f"A{number % 3}" / f"B{number % 5}" / f"IM{number * 7919 % 97:05d}")
     return truth
+
+
+def _together(
+    name: str,
+    expect: str,
+    change: Callable[[int, Dataset], None],
+    *,
+    offset_mm: float = 0.0,
+    keep: tuple[int, ...] = tuple(range(N)),
+) -> None:
+    """A case of two stacks under one series UID; the second is changed slice by slice."""
+
+    def make(folder: Path, patient: str) -> Truth:
+        truth = truth_of()
+        again = truth_of(body_hu(seed=9), origin=(-120.5, -98.25, 33.0 + offset_mm))
+        first = slices_of(truth, patient)
+        second = slices_of(again, patient, study=first[0].StudyInstanceUID, series=first[0].SeriesInstanceUID)
+        for number, ds in enumerate(second):
+            ds.FrameOfReferenceUID, ds.InstanceNumber = first[0].FrameOfReferenceUID, 500 - number
+            change(number, ds)
+        for number, ds in enumerate(first):
+            ds.AcquisitionTime, ds.ContentTime = f"1015{number:02d}", f"1016{number:02d}"
+        write_series(folder, [*first, *(second[n] for n in keep)])
+        return truth
+
+    CASES[name] = (expect, make)
+
+
+def _later(number: int, ds: Dataset) -> None:
+    ds.AcquisitionTime, ds.ContentTime = f"1019{number:02d}", f"1020{number:02d}"
+
+
+_MATRIX = lambda _, ds: set_stored(ds, stored_of(ds)[:32, :32])  # noqa: E731
+_together("52_two_kernels_at_the_same_places", "split", lambda _, ds: _set(ConvolutionKernel="B70f")(ds))
+_together("53_two_kernels_half_a_step_apart", "split", lambda _, ds: _set(ConvolutionKernel="B70f")(ds), offset_mm=1)
+_together("54_two_phases_told_by_their_times", "split", _later)
+_together("55_two_thicknesses_at_the_same_places", "split", lambda _, ds: _set(SliceThickness=5)(ds))
+_together("56_a_second_scan_far_above", "split", lambda _, ds: _set(AcquisitionNumber=2)(ds), offset_mm=133)
+_together("57_a_second_scan_that_overlaps", "split", lambda _, ds: _set(AcquisitionNumber=2)(ds), offset_mm=30.7)
+_together("58_a_second_matrix_at_the_same_places", "split", _MATRIX)
+_together("59_a_second_frame_of_reference", "split", lambda _, ds: _set(FrameOfReferenceUID="1.2.9")(ds), offset_mm=5)
+_together(
+    "60_a_second_acquisition_that_is_torn",
+    "flag",
+    lambda _, ds: _set(AcquisitionNumber=2)(ds),
+    keep=(0, 1, 2, 3, 7, 8, 9, 15, 16, 23),
+)
+_together("61_one_slice_again_with_other_pixels", "flag", lambda _, ds: None, keep=(9,))
+_edited(
+    "62_a_hole_while_the_clock_runs",
+    "flag",
+    lambda d: [_set(AcquisitionTime=f"1015{n // 7:02d}")(ds) or ds for n, ds in enumerate(d) if n not in (9, 10)],
+)
+_edited("63_rotations_numbered_by_four", "convert", _each(lambda n, ds: _set(AcquisitionNumber=1 + n // 4)(ds)))
+_posed("64_gantry_tilt_minus_27deg_prone", iop=(-1, 0, 0, 0, -1, 0), step=(0, float(2 * np.tan(np.radians(27))), 2.0))
+_edited("65_two_slices_share_a_uid", "flag", lambda d: _set(SOPInstanceUID=d[3].SOPInstanceUID)(d[4]) or d)
+_edited(
+    "66_last_slices_of_another_frame", "flag", _each(lambda n, ds: n > 20 and _set(FrameOfReferenceUID="1.2.9")(ds))
+)
 
 
 def write_traps(folder: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_slice_beside_the_line_of_the_others_is_named_with_its_distance() -> N
 @pytest.mark.parametrize("step_mm", [0.3, 0.333333, 0.625, 1.25, 5.0, 10.0])
 def test_places_rounded_to_a_hundredth_make_an_even_volume_however_long_it_is(step_mm: float) -> None:
     true = 12.345 + step_mm * np.arange(1500)
-    part = part_of(stack(np.round(true, 2)))
+    part = part_of(stack(np.round(true, 2), slice_thickness_mm=step_mm))
     far = part.grid.affine @ [1499, 0, 0, 1]
     assert abs(far[2] - true[-1]) <= 0.01
     assert abs(part.grid.affine[2, 0] - step_mm) <= 1e-4
@@ -118,6 +118,14 @@ def test_a_jitter_that_matters_is_a_finding_with_its_slice_and_figure() -> None:
     assert note.reason is ReasonCode.UNEVEN_POSITIONS
     assert numbers(note.slices) == [18]
     assert "at slice 18 of 24" in note.detail
+
+
+def test_evenly_missing_slices_are_a_finding_as_only_their_thickness_shows_them() -> None:
+    (note,) = part_of(stack(EVEN[::2])).notes
+    assert note.reason is ReasonCode.SPARSE_SLICES
+    assert note.detail == "slices of 2 mm every 4 mm"
+    assert part_of(stack(EVEN, slice_thickness_mm=1.25)).notes == ()
+    assert part_of(stack(EVEN, slice_thickness_mm=None)).notes == ()
 
 
 def test_overlapping_slices_are_an_even_volume() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from data_contracts.errors import DecodeError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
@@ -28,6 +30,8 @@ from pipeline.intake.plane_grids import by_direction, by_plane_grid, is_one_stac
 _LEAST_DRIFT_MM = 0.1
 #: a slice further than this from its place on the grid is worth a finding
 _UNEVEN_MM = 0.05
+#: slices further apart than so many times their thickness leave tissue out
+_SPARSE = 1.8
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,10 @@ def _notes(kept: list[SliceHeader], dropped: list[SliceHeader], grid: Grid, para
     if grid.worst_mm > _UNEVEN_MM:
         detail = f"up to {grid.worst_mm:.3f} mm off an even grid, most at slice {grid.worst + 1} of {len(kept)}"
         notes.append(Note(ReasonCode.UNEVEN_POSITIONS, detail, (kept[grid.worst],)))
+    thicknesses = [header.slice_thickness_mm for header in kept if header.slice_thickness_mm]
+    if thicknesses and grid.distance_mm > _SPARSE * float(np.median(thicknesses)):
+        detail = f"slices of {np.median(thicknesses):.4g} mm every {grid.distance_mm:.4g} mm"
+        notes.append(Note(ReasonCode.SPARSE_SLICES, detail))
     if dropped:
         notes.append(copies_note(dropped, kept))
     return notes

@@ -42,7 +42,8 @@ class Note:
 class Grid:
     """A regular, possibly sheared grid through all slices of a volume.
 
-    affine: (k, j, i, 1) -> LPS mm, float64 (4, 4). n_slices: of the grid, missing ones counted.
+    affine: (k, j, i, 1) -> LPS mm, float64 (4, 4). n_slices: of the grid, missing ones counted. distance_mm: of
+    neighbouring planes along their normal.
     tilt_deg, drift_mm: angle between slice step and normal, and how far it carries the last slice sideways.
     worst_mm, worst: largest distance of a slice from its place on the grid, and which slice.
     missing: k of places that no slice takes; empty unless asked for.
@@ -50,6 +51,7 @@ class Grid:
 
     affine: NDArray[np.float64]
     n_slices: int
+    distance_mm: float
     tilt_deg: float
     drift_mm: float
     worst_mm: float
@@ -156,6 +158,7 @@ def fit_grid(slices: Sequence[SliceHeader], tolerance_mm: float, max_missing: in
     return Grid(
         affine,
         n_slices=int(places[-1]) + 1,
+        distance_mm=float(step @ normal),
         tilt_deg=math.degrees(math.atan2(lateral, float(step @ normal))),
         drift_mm=lateral * int(places[-1]),
         worst_mm=float(off_mm.max()),
