@@ -24,6 +24,7 @@ from pipeline.intake.ingest_series import ingest_series
 
 #: findings that a sound series may carry
 HARMLESS = {
+    ReasonCode.SPARSE_SLICES,
     ReasonCode.PADDING_REPLACED,
     ReasonCode.DERIVED_IMAGE,
     ReasonCode.RESCALE_TYPE_NOT_HU,
