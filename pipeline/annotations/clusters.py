@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 #: marks of very small nodules may miss each other by this much and still be the same, in mm
 _LEAST_REACH_MM = 3.0
@@ -39,12 +40,15 @@ def cluster_marks(
     group = list(range(count))
     members: dict[int, set[str]] = {index: {readers[index]} for index in range(count)}
 
-    distance = np.linalg.norm(centers[:, None, :] - centers[None, :, :], axis=2)
-    reach = np.maximum(np.maximum(diameters[:, None], diameters[None, :]) / 2, _LEAST_REACH_MM)
-    first, second = np.nonzero(np.triu(distance <= reach, k=1))
+    own_reach = np.maximum(diameters / 2, _LEAST_REACH_MM)
+    pairs = cKDTree(centers).query_pairs(float(own_reach.max(initial=0.0)), output_type="ndarray")
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    distance = np.linalg.norm(centers[pairs[:, 0]] - centers[pairs[:, 1]], axis=1)
+    near = distance <= own_reach[pairs].max(axis=1)
+    (first, second), distance = pairs[near].T, distance[near]
     # position decides between equal distances, so that the order of the marks does not
     middle = np.round((centers[first] + centers[second]) / 2, 6)
-    nearness = np.round(distance[first, second], 6)
+    nearness = np.round(distance, 6)
     for pair in np.lexsort((middle[:, 2], middle[:, 1], middle[:, 0], nearness)):
         one, other = group[first[pair]], group[second[pair]]
         if one == other or members[one] & members[other]:

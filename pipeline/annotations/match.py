@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -138,16 +139,24 @@ def _rows(placed: list[PlacedMark], pseudonymizer: Pseudonymizer, refusals: _Ref
 
 def _without_repeats(placed: list[PlacedMark], refusals: _Refusals) -> list[PlacedMark]:
     """Marks without those that a reader gave before, at the same place with the same size."""
-    kept: dict[tuple[str, str, str], list[PlacedMark]] = defaultdict(list)
+    kept: list[PlacedMark] = []
+    # marks by reader and by cubes of twice the distance, so that a table of a hundred thousand is no matter
+    near: dict[tuple[object, ...], list[PlacedMark]] = defaultdict(list)
     for mark in placed:
-        own = kept[mark.record.series_key, mark.annotation.reader, mark.annotation.nodule]
-        first = next((earlier for earlier in own if _same(earlier, mark)), None)
+        owner = (mark.record.series_key, mark.annotation.reader, mark.annotation.nodule)
+        low, high = (
+            np.floor((mark.center_mm + side) / (2 * _SAME_MM)).astype(int).tolist() for side in (-_SAME_MM, _SAME_MM)
+        )
+        cubes = [(owner, *cube) for cube in product(*(sorted({a, b}) for a, b in zip(low, high, strict=True)))]
+        first = next((other for cube in cubes for other in near.get(cube, ()) if _same(other, mark)), None)
         if first is None:
-            own.append(mark)
+            kept.append(mark)
+            for cube in cubes:
+                near[cube].append(mark)
         else:
             detail = f"repeats {first.annotation.place or 'another mark'}"
             refusals.add(mark.annotation, ReasonCode.ANNOTATION_REPEATED, [mark.record], detail)
-    return [mark for own in kept.values() for mark in own]
+    return kept
 
 
 def _same(one: PlacedMark, other: PlacedMark) -> bool:
@@ -158,9 +167,13 @@ def _same(one: PlacedMark, other: PlacedMark) -> bool:
 def _ids_by_place(series_key: str, marks: list[PlacedMark]) -> list[str]:
     """Nodule of each mark: those of several readers that lie together are one, named after its middle."""
     centers = np.array([mark.center_mm for mark in marks])
-    diameters = np.array([mark.diameter_mm or 0.0 for mark in marks])
-    cluster = cluster_marks(centers, diameters, [mark.annotation.reader for mark in marks])
-    middles = {number: np.round(centers[cluster == number].mean(axis=0), 1) + 0.0 for number in np.unique(cluster)}
+    readers = [mark.annotation.reader for mark in marks]
+    cluster = np.arange(len(marks))
+    if len(set(readers)) > 1:
+        cluster = cluster_marks(centers, np.array([mark.diameter_mm or 0.0 for mark in marks]), readers)
+    sums = np.zeros((int(cluster.max()) + 1, 3))
+    np.add.at(sums, cluster, centers)
+    middles = np.round(sums / np.bincount(cluster)[:, None], 1) + 0.0
     return [digest_of([series_key, "place", middles[number].tolist()]) for number in cluster]
 
 

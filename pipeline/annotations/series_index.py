@@ -24,6 +24,7 @@ class SeriesIndex:
         self._pseudonymizer = pseudonymizer
         self._by_name: dict[str, list[SeriesRecord]] = defaultdict(list)
         self._slices: dict[str, dict[str, int]] = {}
+        self._known_keys: dict[str, list[str]] = {}
         for record in sorted(series, key=lambda record: record.series_key):
             self._by_name[record.series_key].append(record)
             self._by_name[record.series_uid_key].append(record)
@@ -61,11 +62,11 @@ class SeriesIndex:
         return next((own[key] for key in self._keys(sop_instance_uid) if key in own), None)
 
     def _keys(self, uid: str) -> list[str]:
-        if not uid:
-            return []
-        key = self._pseudonymizer.uid_key
-        keys = [key(uid), self._pseudonymizer.key_of_pseudonym(uid), key(self._pseudonymizer.pseudonymous_uid(uid))]
-        return [name for name in keys if name]
+        if uid and uid not in self._known_keys:
+            key, pseudonyms = self._pseudonymizer.uid_key, self._pseudonymizer
+            keys = [key(uid), pseudonyms.key_of_pseudonym(uid), key(pseudonyms.pseudonymous_uid(uid))]
+            self._known_keys[uid] = [name for name in keys if name]
+        return self._known_keys.get(uid, [])
 
     def _first(self, names: list[str]) -> list[SeriesRecord]:
         return next((self._by_name[name] for name in names if name in self._by_name), [])
