@@ -79,17 +79,14 @@ def without_copies(slices: Sequence[SliceHeader], pixels: PixelDigests) -> tuple
 
 def same_place(slices: Sequence[SliceHeader]) -> Refusal | None:
     """Refusal where different slices, in order and without copies, claim the same place."""
-    same = np.flatnonzero(np.diff(heights_of(slices)) < SAME_PLACE_MM)
-    if not len(same):
+    place = np.concatenate(([0], np.cumsum(np.diff(heights_of(slices)) >= SAME_PLACE_MM)))
+    taken = np.bincount(place)
+    if taken.max() == 1:
         return None
-    numbers = ", ".join(str(int(index) + 1) for index in same[:MOST_NAMED]) + (
-        ", ..." if len(same) > MOST_NAMED else ""
-    )
-    named = sorted({int(index) + side for index in same[:MOST_NAMED] for side in (0, 1)})
-    detail = (
-        f"{len(same)} place(s) of {len(slices) - len(same)} hold two different slices: slice {numbers} and the next one"
-    )
-    return Refusal(ReasonCode.CONFLICTING_DUPLICATES, detail, tuple(slices[index] for index in named))
+    odd = np.flatnonzero(taken[place] > 1)
+    numbers = ", ".join(str(index + 1) for index in odd[:MOST_NAMED]) + (", ..." if len(odd) > MOST_NAMED else "")
+    detail = f"{np.count_nonzero(taken > 1)} of {len(taken)} places hold different slices: slice {numbers} in order"
+    return Refusal(ReasonCode.CONFLICTING_DUPLICATES, detail, tuple(slices[index] for index in odd[: 2 * MOST_NAMED]))
 
 
 def same_uid(slices: Sequence[SliceHeader], pixels: PixelDigests) -> Refusal | None:
