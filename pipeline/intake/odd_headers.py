@@ -78,7 +78,7 @@ def read_odd_header(file: OpenFile) -> SliceHeader | None:
         return _by_guess(file)
     try:
         header = _forgiven(file, front)
-    except Exception:
+    except Exception:  # pydicom raises almost anything
         if (damaged := _damaged(file, front)) is not None:
             return damaged
         raise
@@ -88,7 +88,12 @@ def read_odd_header(file: OpenFile) -> SliceHeader | None:
 
 
 def _damaged(file: OpenFile, front: Front) -> SliceHeader | None:
-    """The facts before the damage, without pixels; None where they do not tell the series, or nothing is damaged."""
+    """The facts before the damage, without pixels; None where nothing is damaged.
+
+    Raises
+    ------
+    OddHeaderError: they do not tell the series.
+    """
     encoding = front.encoding
     if encoding is None:
         return None
@@ -103,7 +108,7 @@ def _damaged(file: OpenFile, front: Front) -> SliceHeader | None:
         return None
     found = {element.tag: element for element in walk_damaged(data, front.start, encoding) if element.tag in _TAGS}
     if _SERIES_UID not in found:
-        return None
+        raise OddHeaderError
     facts = file.facts(data, front, encoding, None, deflated=False)
     return slice_header(RawValues(data, found, encoding, {}), replace(facts, broken=True))
 
