@@ -34,6 +34,7 @@ class NoduleAnnotation(Record):
     volume_mm3: volume, where the source has one.
     nodule: rows of one series with one name are one nodule; grouped by place where it is empty.
     probability: of being what the source marks, 0 to 1.
+    segment: "UID number" of the DICOM segment that it is, or, without a place of its own, that it evaluates.
     place: where the mark stands in its file ("line 7"), for the one who must mend it.
     problem: why the mark cannot be used; it is refused with these words.
     whole_file: the problem is that of the file, of which nothing could be read.
@@ -56,6 +57,7 @@ class NoduleAnnotation(Record):
     label: int | None = None
     ratings: dict[str, float] = {}
     probability: float | None = None
+    segment: str = ""
     source: str
     place: str = ""
     problem: str = ""
@@ -79,6 +81,7 @@ NODULE_TABLE = TableContract(
             **{name: pa.Column("float64", pa.Check.in_range(1, top), nullable=True) for name, top in RATINGS.items()},
             "label": pa.Column("Int8", pa.Check.isin([0, 1]), nullable=True),
             "source": pa.Column(str),
+            "segment_key": pa.Column(str, required=False),
             "volume_mm3": pa.Column("float64", pa.Check.gt(0), nullable=True, required=False),
             "equivalent_diameter_mm": pa.Column("float64", pa.Check.gt(0), nullable=True, required=False),
             "probability": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True, required=False),

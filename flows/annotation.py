@@ -42,7 +42,9 @@ def match_files(
     reading = read_annotation_files(files.paths, file_format, coordinates=coordinates, series=series)
     say(f"annotate: {len(reading.marks)} marks in {len(files.paths)} files")
     names = _file_names(files, pseudonymizer)
-    table, refused = match_annotations(reading.marks, workspace.series_records(), pseudonymizer, names)
+    table, refused = match_annotations(
+        reading.marks, workspace.series_records(), pseudonymizer, names, workspace.nodules()
+    )
     return table, refused, dict(sorted(reading.left_out.items()))
 
 

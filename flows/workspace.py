@@ -239,18 +239,13 @@ class Workspace:
 
     def rebuild_nodule_table(self) -> pd.DataFrame:
         """Write nodules.parquet whole from the annotation parts, and return it."""
-        import pandas as pd
-
         from data_contracts.nodules import NODULE_TABLE
+        from pipeline.annotations.merge import merge_tables
 
         with self.lock("tables"):
-            # of two files with the same mark, the one that was read last speaks
             files = sorted(self.annotation_parts.glob("*.parquet"), key=lambda part: (part.stat().st_mtime_ns, part))
             parts = [NODULE_TABLE.read(part).drop(columns="file_keys", errors="ignore") for part in files]
-            parts = [part for part in parts if len(part)]
-            table = pd.concat(parts, ignore_index=True) if parts else NODULE_TABLE.empty()
-            table = table.drop_duplicates(["nodule_id", "reader"], keep="last")
-            table = table.sort_values(["series_key", "nodule_id", "reader"], ignore_index=True)
+            table = merge_tables(parts)
             NODULE_TABLE.write(self.nodule_table, table)
         return table
 

@@ -124,8 +124,8 @@ def test_a_report_without_its_segmentation_is_refused_by_group(series: Series, t
     marks = read_annotations(saved(factory.report([*datasets, seg], [group]), tmp_path, "sr.dcm"), "dicom-sr")
     table, refused = match_annotations(marks, [record_of(truth, datasets)], PSEUDONYMS)
     assert len(table) == 0
-    assert [item.reason for item in refused] == [ReasonCode.ANNOTATION_MALFORMED]
-    assert refused[0].detail.startswith("measurement group 1: the segmentation it refers to is not among the files")
+    assert [item.reason for item in refused] == [ReasonCode.ANNOTATION_UNMATCHED]
+    assert refused[0].detail.startswith("measurement group 1: its segmentation was not read")
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import highdicom as hd
 import numpy as np
 import pandas as pd
 import pytest
+from pydicom.uid import generate_uid
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import annotation_factory as factory
-from annotation_factory import PSEUDONYMS, affine_of, ball, record_of, saved, segmentation
+from annotation_factory import (
+    MALIGNANCY,
+    PSEUDONYMS,
+    affine_of,
+    ball,
+    code,
+    evaluation,
+    record_of,
+    report,
+    saved,
+    segment_group,
+    segmentation,
+)
 
 from data_contracts.errors import AnnotationError, NothingUsableError
 from flows.annotation import take_files
@@ -85,6 +99,34 @@ def test_a_file_of_which_nothing_fits_any_more_takes_its_marks_along_and_an_unre
     assert not refused["path"].str.contains("marks").any()
 
 
+def test_a_report_finds_its_segment_of_an_earlier_run_and_keeps_to_it(workspace: Path, tmp_path: Path) -> None:
+    uid = generate_uid()
+
+    def seg(column: float) -> hd.seg.Segmentation:
+        made = segmentation(DATASETS, [ball((5, 20, column), 4, TRUTH)], ["one"], [uid])
+        made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = "2.25.4711"
+        return made
+
+    value = code("904", "99LIDCQIICR", "4 out of 5 (Moderately Suspicious for Cancer)")
+    group = segment_group(seg(18), 1, DATASETS, "one", uid, [evaluation(MALIGNANCY, value)], 9.5, 300)
+    segment, told = (
+        saved(seg(18), tmp_path, "seg.dcm"),
+        saved(report([*DATASETS, seg(18)], [group]), tmp_path, "sr.dcm"),
+    )
+    with pytest.raises(NothingUsableError, match="its segmentation was not read"):
+        annotate(workspace, told, file_format="dicom-sr")
+    for file, file_format in [(segment, "dicom-seg"), (told, "dicom-sr"), (segment, "dicom-seg"), (told, "dicom-sr")]:
+        annotate(workspace, file, file_format=file_format)
+    (row,) = nodules(workspace).itertuples()
+    assert (row.malignancy, row.diameter_mm, row.volume_mm3) == (4, 9.5, 300)
+    # the segment is corrected: its evaluation moves with it
+    saved(seg(22), tmp_path, "seg.dcm")
+    annotate(workspace, segment, file_format="dicom-seg")
+    (moved,) = nodules(workspace).itertuples()
+    assert (moved.malignancy, moved.diameter_mm) == (4, 9.5)
+    assert np.linalg.norm([moved.x_mm - row.x_mm, moved.y_mm - row.y_mm]) == pytest.approx(4 * 0.9, abs=0.3)
+
+
 def test_boxes_of_a_folder_are_replaced_with_the_folder(workspace: Path, tmp_path: Path) -> None:
     folder = tmp_path / "boxes"
     folder.mkdir()
@@ -109,6 +151,7 @@ take_files(Workspace(Path(sys.argv[1])), PrivatePaths(paths=(Path(sys.argv[2]),)
 """
 
 
+@pytest.mark.slow
 def test_several_at_once_on_one_workspace_lose_nothing(workspace: Path, tmp_path: Path) -> None:
     files = [table(tmp_path, [(3, 12, 9 + 4 * n), (10, 30, 9 + 4 * n)], f"{n}.csv") for n in range(3)]
     runs = [subprocess.Popen([sys.executable, "-c", _ALONE, str(workspace), str(file)]) for file in files]

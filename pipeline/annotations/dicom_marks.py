@@ -1,7 +1,8 @@
 """Marks out of DICOM SEG and SR files given together: the evaluations of a report join the segments they refer to.
 
 A group of a report finds its segment by its reference (object and number); where that object is not among the files,
-by tracking UID and identifier, or by the tracking UID where one segment alone has it. In IDC's LIDC files the readers'
+by tracking UID and identifier, or by the tracking UID where one segment alone has it, or else among the segments that
+the workspace knows already. In IDC's LIDC files the readers'
 annotations of one nodule share the tracking UID, so it names the nodule, not the mark.
 """
 
@@ -139,6 +140,7 @@ def _segment_marks(
         frame_of_reference_uid=segment.frame_of_reference_uid,
         reader=names.reader(segment),
         nodule=names.of(segment),
+        segment=f"{segment.sop_instance_uid} {segment.number}" if len(segment.shapes) == 1 else "",
         source="dicom-seg",
         place=segment.place,
         problem=segment.problem,

@@ -18,7 +18,9 @@ from data_contracts.series import Rejection, SeriesRecord
 from pipeline.annotations.boxes import merge_boxes
 from pipeline.annotations.clusters import cluster_marks
 from pipeline.annotations.conventions import explanations
-from pipeline.annotations.places import OutsideError, PlacedMark, check_diameter, place
+from pipeline.annotations.evaluations import evaluated_rows
+from pipeline.annotations.places import OutsideError, PlacedMark, check_diameter, equivalent_diameter_mm, place
+from pipeline.annotations.refusals import Refusals
 from pipeline.annotations.series_index import SeriesIndex, contains
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 
@@ -33,10 +35,12 @@ def match_annotations(
     series: Sequence[SeriesRecord],
     pseudonymizer: Pseudonymizer,
     file_names: Sequence[str] = (),
+    known: pd.DataFrame | None = None,
 ) -> tuple[pd.DataFrame, list[Rejection]]:
     """Find the series of every mark and place it there in LPS mm.
 
-    file_names: how a refusal calls file 1, 2, ... of the marks.
+    file_names: how a refusal calls file 1, 2, ... of the marks. known: the nodules that the workspace has, for reports
+    whose segmentation was read before.
 
     A series is found by its key, or by its original or pseudonymous UID or that of a slice (see SeriesIndex). Boxes on
     neighbouring slices become one nodule; marks without a nodule name are grouped by place, one a reader.
@@ -50,11 +54,14 @@ def match_annotations(
     placed: list[PlacedMark] = []
     boxes: list[tuple[NoduleAnnotation, SeriesRecord]] = []
     outside: list[tuple[NoduleAnnotation, SeriesRecord, str]] = []
-    refusals = _Refusals(pseudonymizer, file_names)
+    evaluations: list[NoduleAnnotation] = []
+    refusals = Refusals(pseudonymizer, file_names)
     for mark in annotations:
         found, wrong = index.find(mark)
-        problem = mark.problem or ("" if _has_place(mark) else "it has no place")
-        if problem:
+        problem = mark.problem or ("" if mark.segment or _has_place(mark) else "it has no place")
+        if not problem and not _has_place(mark):
+            evaluations.append(mark)
+        elif problem:
             refusals.add(mark, ReasonCode.ANNOTATION_MALFORMED, found, problem)
         elif not found:
             refusals.add(mark, ReasonCode.ANNOTATION_UNMATCHED, found, wrong)
@@ -72,27 +79,8 @@ def match_annotations(
         refusals.add(mark, ReasonCode.ANNOTATION_OUTSIDE_VOLUME, [record], detail or words.get(position, ""))
     placed += _placed_boxes(boxes, index, refusals)
     rows = _rows(placed, pseudonymizer, refusals)
+    rows += evaluated_rows(evaluations, known, pseudonymizer, refusals)
     return NODULE_TABLE.validate(pd.DataFrame(rows) if rows else NODULE_TABLE.empty()), refusals.items
-
-
-class _Refusals:
-    """Collects refusals, worded alike."""
-
-    def __init__(self, pseudonymizer: Pseudonymizer, file_names: Sequence[str]) -> None:
-        self._pseudonymizer = pseudonymizer
-        self._names = dict(enumerate(file_names, start=1))
-        self.items: list[Rejection] = []
-
-    def add(self, mark: NoduleAnnotation, reason: ReasonCode, found: Sequence[SeriesRecord], detail: str = "") -> None:
-        self.items.append(
-            Rejection(
-                path=self._names.get(mark.file_number, f"annotation {mark.source}"),
-                series_key=found[0].series_key if found else "",
-                reason=reason,
-                detail=": ".join(part for part in (mark.place, detail) if part),
-                sop_instance_uids=self._pseudonymizer.uids(uid for uid in (mark.sop_instance_uid,) if uid),
-            )
-        )
 
 
 def _has_place(mark: NoduleAnnotation) -> bool:
@@ -100,7 +88,7 @@ def _has_place(mark: NoduleAnnotation) -> bool:
 
 
 def _placed_boxes(
-    boxes: list[tuple[NoduleAnnotation, SeriesRecord]], index: SeriesIndex, refusals: _Refusals
+    boxes: list[tuple[NoduleAnnotation, SeriesRecord]], index: SeriesIndex, refusals: Refusals
 ) -> list[PlacedMark]:
     placed = []
     for box in merge_boxes(boxes, index.slice_of):
@@ -117,7 +105,7 @@ def _placed_boxes(
     return placed
 
 
-def _rows(placed: list[PlacedMark], pseudonymizer: Pseudonymizer, refusals: _Refusals) -> list[dict[str, object]]:
+def _rows(placed: list[PlacedMark], pseudonymizer: Pseudonymizer, refusals: Refusals) -> list[dict[str, object]]:
     """Rows of the table, (nodule_id, reader) unique."""
     groups: dict[tuple[str, str], list[PlacedMark]] = defaultdict(list)
     for mark in _without_repeats(placed, refusals):
@@ -137,7 +125,7 @@ def _rows(placed: list[PlacedMark], pseudonymizer: Pseudonymizer, refusals: _Ref
     return list(rows.values())
 
 
-def _without_repeats(placed: list[PlacedMark], refusals: _Refusals) -> list[PlacedMark]:
+def _without_repeats(placed: list[PlacedMark], refusals: Refusals) -> list[PlacedMark]:
     """Marks without those that a reader gave before, at the same place with the same size."""
     kept: list[PlacedMark] = []
     # marks by reader and by cubes of twice the distance, so that a table of a hundred thousand is no matter
@@ -193,9 +181,9 @@ def _row(mark: PlacedMark, nodule_id: str, pseudonymizer: Pseudonymizer) -> dict
         **{name: annotation.ratings.get(name, np.nan) for name in RATINGS},
         "label": pd.NA if annotation.label is None else annotation.label,
         "source": annotation.source,
+        "segment_key": pseudonymizer.key("segment", annotation.segment) if annotation.segment else "",
         "volume_mm3": np.nan if volume is None else volume,
-        # of the ball of the same volume
-        "equivalent_diameter_mm": np.nan if volume is None else float(np.cbrt(6 * volume / np.pi)),
+        "equivalent_diameter_mm": np.nan if volume is None else equivalent_diameter_mm(volume),
         "probability": np.nan if annotation.probability is None else annotation.probability,
         "file_numbers": list(mark.file_numbers),
     }

@@ -29,6 +29,11 @@ class PlacedMark:
     file_numbers: tuple[int, ...]
 
 
+def equivalent_diameter_mm(volume_mm3: float) -> float:
+    """Diameter of the ball of the same volume."""
+    return float(np.cbrt(6 * volume_mm3 / np.pi))
+
+
 class OutsideError(Exception):
     """The place is outside every part of the series; the words say more where more is known."""
 

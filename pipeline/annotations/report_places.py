@@ -23,7 +23,7 @@ def report_mark(group: MeasurementGroup, nodule: str, file_number: int) -> Nodul
         elif group.regions:
             values = _on_images(group)
         elif group.segment[0]:
-            problems.append("the segmentation it refers to is not among the files; give SEG and SR together")
+            values = {"segment": "{} {}".format(*group.segment)}
         else:
             problems.append("it refers to no segment and holds no region")
     except AnnotationError as error:
