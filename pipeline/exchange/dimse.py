@@ -14,12 +14,13 @@ from pynetdicom.association import Association
 from data_contracts.errors import DecodeError, ExchangeError, UsageError
 from pipeline.exchange.associations import check_ae_title, send_at_once, silence_pynetdicom
 from pipeline.exchange.instance_file import InstanceFacts, examine
-from pipeline.exchange.push_result import PushResult, failure_of
+from pipeline.exchange.push_result import PushBrokenError, PushResult, failure_of
 
 #: presentation contexts of one association (PS3.8 section 9.3.2.2: odd numbers up to 255)
 _MAX_CONTEXTS = 128
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
+_CHECK = "Check host, port, and the AE titles on both sides."
 _VERIFICATION = "1.2.840.10008.1.1"
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 
@@ -80,7 +81,7 @@ def push_dimse(files: Sequence[Path], node: DicomNode) -> PushResult:
 
     Raises
     ------
-    ExchangeError: the node cannot be reached, refuses the association, or is lost again and again.
+    PushBrokenError: the node cannot be reached, refuses the association, or is lost again and again.
     """
     silence_pynetdicom()
     # the file's own bytes are sent, in pieces, and never decoded
@@ -123,17 +124,18 @@ def _push_group(files: list[_File], node: DicomNode, result: PushResult) -> None
             done = {*result.stored, *result.failed}
             left = [file for file in left if file.path not in done]
             if is_last:
-                raise ExchangeError(
-                    f"the DICOM node was lost {attempt} times",
-                    where=node.name,
-                    todo=f"{len(result.stored)} files were stored. Send the same files again to go on.",
-                ) from None
-        except ExchangeError:
+                raise _broken(f"the DICOM node was lost {attempt} times", node, result) from None
+        except ExchangeError as error:
             if is_last:
-                raise
+                raise _broken(error.what, node, result) from None
         if not left:
             return
         time.sleep(min(_FIRST_PAUSE_S * 2 ** (attempt - 1), _LONGEST_PAUSE_S) * random.uniform(0.5, 1))
+
+
+def _broken(what: str, node: DicomNode, result: PushResult) -> PushBrokenError:
+    todo = f"{len(result.stored)} files were stored. Send the same files again to go on."
+    return PushBrokenError(what, where=node.name, todo=todo if result.stored else _CHECK, result=result)
 
 
 def _send(files: list[_File], node: DicomNode, result: PushResult, is_last: bool) -> list[_File]:
@@ -177,5 +179,4 @@ def _associate(node: DicomNode, contexts: set[tuple[str, str]]) -> Association:
     if association.is_established:
         return association
     what = "the DICOM node refuses the association" if association.is_rejected else "the DICOM node cannot be reached"
-    todo = "Check the AE titles on both sides." if association.is_rejected else "Check host and port."
-    raise ExchangeError(what, where=node.name, todo=todo)
+    raise ExchangeError(what, where=node.name, todo=_CHECK)

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_contracts.errors import ExchangeError
+
 #: Failure Reason of an instance that the receiver holds already (PS3.7 annex C.4, "Duplicate SOP Instance")
 IS_THERE_ALREADY = 0x0111
 _REASONS = {
@@ -41,6 +43,14 @@ class PushResult:
     def reasons(self) -> dict[str, int]:
         """How many files failed for each reason."""
         return dict(sorted(Counter(self.failed.values()).items()))
+
+
+class PushBrokenError(ExchangeError):
+    """The receiver stopped answering. result: the fate of the files up to then; the others were not answered for."""
+
+    def __init__(self, what: str, *, where: str = "", todo: str = "", result: PushResult | None = None) -> None:
+        super().__init__(what, where=where, todo=todo)
+        self.result = result or PushResult()
 
 
 def failure_of(status: int) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 
 import requests
 
-from data_contracts.errors import DecodeError
+from data_contracts.errors import DecodeError, ExchangeError
 from pipeline.exchange.instance_file import examine
 from pipeline.exchange.multipart import MultipartFiles
-from pipeline.exchange.push_result import PushResult, failure_of
+from pipeline.exchange.push_result import PushBrokenError, PushResult, failure_of
 from pipeline.exchange.web_client import RefusedError, UnreadableAnswerError, WebClient
 from pipeline.exchange.web_server import WebServer
 
@@ -44,7 +44,7 @@ def push_dicomweb(
 
     Raises
     ------
-    ExchangeError: the server cannot be reached or stops answering; what was stored stays there.
+    PushBrokenError: the server cannot be reached or stops answering; what was stored stays there.
     """
     result = PushResult()
     ready: list[_File] = []
@@ -58,9 +58,12 @@ def push_dicomweb(
     path_of_service = f"/studies/{study_uid}" if study_uid else "/studies"
     with WebClient(server) as client:
         for batch in _batches(ready, batch_files, batch_bytes):
-            if not _store(client, path_of_service, batch, result):
-                for file in batch:
-                    _store(client, path_of_service, [file], result)
+            try:
+                if not _store(client, path_of_service, batch, result):
+                    for file in batch:
+                        _store(client, path_of_service, [file], result)
+            except ExchangeError as error:
+                raise PushBrokenError(error.what, where=error.where, todo=error.todo, result=result) from None
     return result
 
 
