@@ -150,3 +150,27 @@ def test_no_annotation_gives_an_empty_table_that_keeps_its_contract() -> None:
     table, refused = match_annotations([], [record()], PSEUDONYMS)
     assert len(NODULE_TABLE.validate(table)) == 0
     assert refused == []
+
+
+def test_what_is_drawn_on_slices_of_a_resampled_series_lies_where_the_slices_were() -> None:
+    """The volume was turned upright out of tilted slices, and its slice 6 was interpolated."""
+    slices = np.array(AFFINE)
+    slices[1, 0] = 0.5  # each slice lies 0.5 mm further back than the one before
+    resampled = record().model_copy(
+        update={
+            "slice_affine_lps": tuple(tuple(line) for line in slices.tolist()),
+            "sop_uid_keys": tuple("" if k == 6 else key for k, key in enumerate(record().sop_uid_keys)),
+        }
+    )
+    outlined = mark(
+        None,
+        diameter_mm=None,
+        contours=(contour(8, [(10.0, 20.0), (20.0, 20.0), (20.0, 30.0), (10.0, 30.0)]),),
+        source="lidc-xml",
+    )
+    table, refused = match_annotations([outlined], [resampled], PSEUDONYMS)
+    assert refused == []
+    assert np.allclose(table[["x_mm", "y_mm", "z_mm"]], (-10 + 15 * 0.8, 5 + 25 * 0.5 + 8 * 0.5, 100 + 8 * 2))
+    nowhere = mark(None, series_instance_uid="", sop_instance_uid="", contours=(contour(6, [(1.0, 1.0), (5.0, 5.0)]),))
+    _, refused = match_annotations([nowhere], [resampled], PSEUDONYMS)
+    assert [item.reason for item in refused] == [ReasonCode.ANNOTATION_UNMATCHED]
