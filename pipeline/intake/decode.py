@@ -29,7 +29,7 @@ _MAX_THREADS = 4
 #: planes that a thread takes at once: neighbours share pages of memory, and two threads on one page wait for each other
 _RUN = 8
 #: samples a side that plausibility is judged by
-_SAMPLES = 48
+_SAMPLES = 40
 
 
 @dataclass(frozen=True)

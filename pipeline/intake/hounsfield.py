@@ -16,15 +16,14 @@ from data_contracts.reasons import ReasonCode
 from pipeline.intake.geometry import Note, Refusal
 from pipeline.intake.headers import SliceHeader
 from pipeline.intake.padding import UNREAL_HU
-from pipeline.intake.scale_jumps import PADDED, off_scale_slices
+from pipeline.intake.scale_jumps import off_scale_slices
 
-__all__ = ["PADDED", "judge_hounsfield"]
+#: in samples: a voxel that the header calls padding
+PADDED = np.iinfo(np.int16).min
 
-#: histogram of HU in bins of this width, from _LOWEST_HU on
-_BIN_HU = 10
-_LOWEST_HU, _HIGHEST_HU = -1500, 4000
 #: more than this share of noise below every tissue is another scale
 _NOISY_SHARE = 0.02
+_HIGHEST_HU = 32767
 
 
 def judge_hounsfield(samples: NDArray[np.int16], slices: Sequence[SliceHeader]) -> tuple[Note, ...] | Refusal:
@@ -33,84 +32,94 @@ def judge_hounsfield(samples: NDArray[np.int16], slices: Sequence[SliceHeader]) 
     samples: HU of every slice on a coarse grid, (k, j, i), before padding was replaced; PADDED where the header names
     padding.
     """
-    noisy = _noisy(samples)
-    # what lies below every tissue is padding where it is a constant field, and a wrong scale where it has noise
-    is_padding = (samples <= UNREAL_HU) & (noisy < _NOISY_SHARE * samples[0].size)[:, None, None]
-    if found := off_scale_slices(samples, ~is_padding & (samples != PADDED), slices):
+    measured: NDArray[np.bool_] | None = None
+    noisy = np.zeros(len(samples), dtype=np.int64)
+    if int(samples.min()) <= UNREAL_HU:
+        noisy = _noisy(samples)
+        # what lies below every tissue is padding where it is a constant field, and a wrong scale where it has noise
+        is_padding = (samples <= UNREAL_HU) & (noisy < _NOISY_SHARE * samples[0].size)[:, None, None]
+        measured = ~is_padding & (samples != PADDED)
+    if found := off_scale_slices(samples, measured, slices):
         return Refusal(ReasonCode.IMPLAUSIBLE_HU, found.detail, tuple(slices[index] for index in found.indices))
     odd = np.flatnonzero(noisy > _NOISY_SHARE * samples[0].size)
     if len(odd) or noisy.sum() > _NOISY_SHARE * samples.size:
         detail = f"{100 * noisy.sum() / samples.size:.1f} % of the voxels lie below {UNREAL_HU} HU and are no padding"
         named = tuple(slices[index] for index in odd.tolist())
         return Refusal(ReasonCode.IMPLAUSIBLE_HU, detail, named or tuple(slices))
-    if why := _implausible(samples):
+    histogram = _Histogram(samples)
+    if why := _implausible(histogram, samples):
         return Refusal(ReasonCode.IMPLAUSIBLE_HU, why, tuple(slices))
-    doubt = _doubt(_Histogram(_measured(samples)))
+    doubt = _doubt(histogram)
     return (Note(ReasonCode.HU_OFFSET_SUSPECTED, doubt),) if doubt else ()
 
 
-def _measured(samples: NDArray[np.int16]) -> NDArray[np.int16]:
-    return np.asarray(samples[samples > UNREAL_HU])
-
-
 class _Histogram:
-    """Shares of the measured voxels by HU."""
+    """How many samples have each HU, padding left out."""
 
-    def __init__(self, values: NDArray[np.int16]) -> None:
-        bins = (np.clip(values, _LOWEST_HU, _HIGHEST_HU).astype(np.int32) - _LOWEST_HU) // _BIN_HU
-        counts = np.bincount(bins, minlength=(_HIGHEST_HU - _LOWEST_HU) // _BIN_HU + 1)
-        self.shares = counts / max(values.size, 1)
+    def __init__(self, samples: NDArray[np.int16]) -> None:
+        counts = np.bincount(samples.reshape(-1).astype(np.intp) + 32768, minlength=65536)
+        #: from the lowest HU that is no padding on
+        self.counts = counts[UNREAL_HU + 1 + 32768 :]
+        self.below = np.concatenate(([0], np.cumsum(self.counts)))
+        self.total = int(self.below[-1])
 
     def share(self, low_hu: int, high_hu: int) -> float:
-        """Share of the voxels from `low_hu` to below `high_hu`; the ends of the range take what lies beyond."""
-        first, last = (low_hu - _LOWEST_HU) // _BIN_HU, (high_hu - _LOWEST_HU) // _BIN_HU
-        return float(self.shares[first : last + (high_hu >= _HIGHEST_HU)].sum())
+        """Share of the samples from `low_hu` to below `high_hu`."""
+        first, last = (min(max(hu - UNREAL_HU - 1, 0), len(self.counts)) for hu in (low_hu, high_hu))
+        return float(self.below[last] - self.below[first]) / max(self.total, 1)
+
+    def percentile_hu(self, percent: float) -> int:
+        """The HU that this part of the samples does not exceed."""
+        return int(np.searchsorted(self.below, self.total * percent / 100)) + UNREAL_HU
+
+    def deviation_hu(self) -> float:
+        """Standard deviation of all samples."""
+        hu = np.arange(len(self.counts)) + (UNREAL_HU + 1)
+        mean = float(self.counts @ hu) / self.total
+        return float(np.sqrt(self.counts @ (hu - mean) ** 2 / self.total))
+
+    def commonest(self, high_hu: int) -> float:
+        """Share of the samples that have the one commonest value below `high_hu`."""
+        return float(self.counts[: high_hu - UNREAL_HU - 1].max()) / self.total
 
     def peak_hu(self, low_hu: int, high_hu: int) -> int:
-        """HU of the highest place of the histogram in a range, smoothed over 50 HU."""
-        smooth = np.convolve(self.shares, np.ones(5), mode="same")
-        first, last = (low_hu - _LOWEST_HU) // _BIN_HU, (high_hu - _LOWEST_HU) // _BIN_HU
-        return low_hu + _BIN_HU * int(smooth[first:last].argmax()) + _BIN_HU // 2
+        """HU of the highest place of the histogram in a range, smoothed over 51 HU."""
+        first, last = low_hu - UNREAL_HU - 1, high_hu - UNREAL_HU - 1
+        return low_hu + int((self.below[first + 26 : last + 26] - self.below[first - 25 : last - 25]).argmax())
 
 
-def _implausible(samples: NDArray[np.int16]) -> str:
+def _implausible(histogram: _Histogram, samples: NDArray[np.int16]) -> str:
     """Why the values of a volume cannot be HU of a patient, or ""."""
-    values = _measured(samples)
-    if values.size == 0:
+    if histogram.total == 0:
         return "nothing but padding"
-    lowest, highest = int(values.min()), int(values.max())
-    if lowest == highest:
+    if np.count_nonzero(histogram.counts) == 1:
         return "all voxels are equal"
-    histogram = _Histogram(values)
-    dense, tissue = histogram.share(-500, _HIGHEST_HU), histogram.share(-200, 200)
+    dense = histogram.share(-500, _HIGHEST_HU)
     if dense < 0.002:
         return f"{100 * dense:.2f} % of the voxels are above -500 HU"
     if (beyond := histogram.share(3100, _HIGHEST_HU)) > 0.1:
         return f"{100 * beyond:.0f} % of the voxels are above 3100 HU"
-    if why := _displaced(histogram, values, tissue):
+    if why := _displaced(histogram):
         return why
-    if float(values.std()) >= 200 and _structure(samples) < 0.2:
+    if histogram.deviation_hu() >= 200 and _structure(samples) < 0.2:
         return "neighbouring voxels have nothing in common: noise"
     return ""
 
 
-def _displaced(histogram: _Histogram, values: NDArray[np.int16], tissue: float) -> str:
+def _displaced(histogram: _Histogram) -> str:
     """Whether tissue peaks where an intercept or slope that is wrong would put it."""
-    first, median, last = (int(value) for value in np.percentile(values, (1, 50, 99)))
+    first, median, last = (histogram.percentile_hu(percent) for percent in (1, 50, 99))
+    tissue = histogram.share(-200, 200)
     if median > 700 and tissue < 0.05:
         return f"the median is {median} HU"
     # one value that many voxels share is air clipped at the end of a range, or a rim that padding left behind
-    low = values[values < -200]
-    share_low = 0.0
-    if low.size:
-        counts = np.bincount(low.astype(np.int32) - UNREAL_HU)
-        share_low = float(low.size - counts.max() * (counts.max() > 0.02 * values.size)) / values.size
+    spike = histogram.commonest(-200)
+    share_low = histogram.share(UNREAL_HU, -200) - (spike if spike > 0.02 else 0.0)
     body = histogram.share(850, 1250)
     if share_low < 0.005 and body >= 0.1:
         return f"no air, and {100 * body:.0f} % of the voxels around 1024 HU, where tissue without its intercept lies"
-    negative, spread = histogram.share(_LOWEST_HU, -50), last - first
-    if negative < 0.002 and spread > 500 and histogram.share(850, _HIGHEST_HU) > 0.01:
-        return f"no voxel below 0 HU, and {spread} HU between the lowest and the highest"
+    if histogram.share(UNREAL_HU, -50) < 0.002 and last - first > 500 and histogram.share(850, _HIGHEST_HU) > 0.01:
+        return f"no voxel below 0 HU, and {last - first} HU between the lowest and the highest"
     high = histogram.share(700, 1400)
     if high > 0.15 and tissue < 0.5 * high:
         return f"{100 * high:.0f} % of the voxels between 700 and 1400 HU, {100 * tissue:.0f} % around 0 HU"
@@ -152,12 +161,11 @@ def _noisy(samples: NDArray[np.int16]) -> NDArray[np.int64]:
 
 
 def _structure(samples: NDArray[np.int16]) -> float:
-    """The larger of the correlations of neighbouring samples, within slices and between them."""
-    return max(
-        _correlation(samples[:, :, :-1], samples[:, :, 1:]),
-        _correlation(samples[:, :-1], samples[:, 1:]),
-        _correlation(samples[:-1], samples[1:]),
-    )
+    """The largest of the correlations of neighbouring samples, within slices and between them; 0.2 is enough."""
+    best = 0.0
+    for one, other in ((samples[:, :, :-1], samples[:, :, 1:]), (samples[:, :-1], samples[:, 1:])):
+        best = max(best, _correlation(one[:: max(len(one) // 16, 1)], other[:: max(len(one) // 16, 1)]))
+    return best if best >= 0.2 else max(best, _correlation(samples[:-1], samples[1:]))
 
 
 def _correlation(one: NDArray[np.int16], other: NDArray[np.int16]) -> float:

@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 from pipeline.intake.headers import SliceHeader
 from pipeline.intake.padding import UNREAL_HU
 
-#: in samples: a voxel that the header calls padding
-PADDED = np.iinfo(np.int16).min
-
 #: what a forgotten or doubled intercept moves a slice by, with the anatomy that changes between two slices
 _INTERCEPT_HU = (900.0, 1130.0)
 #: smaller moves are contrast, beam hardening or a change of table
@@ -50,24 +47,23 @@ class _Move:
 
 
 def off_scale_slices(
-    samples: NDArray[np.int16], measured: NDArray[np.bool_], slices: Sequence[SliceHeader]
+    samples: NDArray[np.int16], measured: NDArray[np.bool_] | None, slices: Sequence[SliceHeader]
 ) -> OffScale | None:
     """The slices that stand on another scale than the rest; None where all agree.
 
-    samples: HU of every slice on a coarse grid, (k, j, i). measured: which of them are no padding.
+    samples: HU of every slice on a coarse grid, (k, j, i). measured: which of them are no padding, None for all.
     """
     same = _rescaled_alike(slices)
-    difference = np.subtract(samples[1:], samples[:-1], dtype=np.int32)
-    both = measured[1:] & measured[:-1]
-    # most pairs end here: half of their voxels are where they were
-    still = np.count_nonzero((np.abs(difference) < _SAME_HU) & both, axis=(1, 2))
-    counts = np.count_nonzero(both, axis=(1, 2))
     moves: dict[int, _Move] = {}
-    for index in np.flatnonzero((counts >= _LEAST_SAMPLES) & ((still < 0.5 * counts) | ~same)).tolist():
-        one = samples[index][both[index]].astype(np.float64)
-        other = samples[index + 1][both[index]].astype(np.float64)
-        pair = slices[index : index + 2]
-        move = _moved(one, other) if same[index] else _misfit(one, other, *pair)
+    for index in range(len(samples) - 1):
+        both = None if measured is None else measured[index] & measured[index + 1]
+        previous, current = samples[index], samples[index + 1]
+        count = previous.size if both is None else int(np.count_nonzero(both))
+        if count < _LEAST_SAMPLES or (same[index] and _stands_still(previous, current, both, count)):
+            continue
+        one = (previous.reshape(-1) if both is None else previous[both]).astype(np.float64)
+        other = (current.reshape(-1) if both is None else current[both]).astype(np.float64)
+        move = _moved(one, other) if same[index] else _misfit(one, other, slices[index], slices[index + 1])
         if move is not None:
             moves[index + 1] = move
     jumps = np.zeros(len(samples))
@@ -83,6 +79,13 @@ def off_scale_slices(
         f"{jumps[first]:+.0f} HU from slice {first} to slice {first + 1}"
     )
     return OffScale(tuple(odd), detail)
+
+
+def _stands_still(one: NDArray[np.int16], other: NDArray[np.int16], both: NDArray[np.bool_] | None, count: int) -> bool:
+    """Whether half of the voxels are where they were: there most pairs end."""
+    # in 16 bits a difference beyond them comes round; one of 65386 HU or more does not occur
+    still = np.abs(other - one) < _SAME_HU
+    return int(np.count_nonzero(still if both is None else still & both)) >= 0.5 * count
 
 
 def _rescaled_alike(slices: Sequence[SliceHeader]) -> NDArray[np.bool_]:
@@ -135,13 +138,16 @@ def _believed(moves: dict[int, _Move]) -> list[int]:
     return sorted(believed)
 
 
-def _odd_slices(samples: NDArray[np.int16], measured: NDArray[np.bool_], jumps: NDArray[np.float64]) -> list[int]:
+def _odd_slices(
+    samples: NDArray[np.int16], measured: NDArray[np.bool_] | None, jumps: NDArray[np.float64]
+) -> list[int]:
     """The slices on a wrong scale: of the scales between the jumps, the one most like HU of a patient is right."""
     levels = np.round(np.cumsum(jumps) / _LEAST_HU)
+    known = np.ones(samples.shape, dtype=bool) if measured is None else measured
     likeness: dict[float, float] = {}
     for level in np.unique(levels).tolist():
         at = levels == level
-        values = samples[at][measured[at]]
+        values = samples[at][known[at]]
         real = np.mean(np.abs(values) < 150) + np.mean((values > -1100) & (values < -600))
         wrong = np.mean((values > 700) & (values < 1400)) + np.mean(values <= UNREAL_HU)
         likeness[level] = float(real - 2 * wrong) + 0.5 * np.count_nonzero(at) / len(levels)
