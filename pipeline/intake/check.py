@@ -52,6 +52,8 @@ def make_parts(planes: Sequence[SliceHeader], params: IngestParams) -> list[Part
     A series is never stretched, mixed or interleaved: what does not fit is split where every part is whole,
     and refused where not.
     """
+    # what comes of a series does not depend on the order in which its files were found
+    planes = sorted(planes, key=lambda plane: (plane.sop_instance_uid, plane.frame))
     if without := lacking_geometry(planes):
         detail = f"{len(without)} of {len(planes)} slices without a sound position, orientation or pixel spacing"
         detail += f": {frames}" if (frames := frame_numbers(without)) else ""
