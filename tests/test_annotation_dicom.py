@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import zlib
 from pathlib import Path
 
 import highdicom as hd
@@ -11,8 +12,9 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom import Dataset
+from pydicom.filereader import read_file_meta_info
 from pydicom.sr.codedict import codes
-from pydicom.uid import ExplicitVRLittleEndian, RLELossless, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -236,6 +238,23 @@ def test_what_is_no_segmentation_or_report_is_refused_in_one_line(series: Series
             read_annotations(path, "dicom-seg")
         assert "\n" not in caught.value.line()
         assert str(tmp_path) not in caught.value.line()
+
+
+def test_a_deflated_file_is_read_and_one_that_grows_without_end_is_refused(series: Series, tmp_path: Path) -> None:
+    truth, datasets = series
+    seg = segmentation(datasets, [ball((5, 20, 18), 4, truth)], ["one"], [None])
+    seg.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    path = tmp_path / "deflated.dcm"
+    pydicom.dcmwrite(path, seg)
+    assert len(read_annotations(path, "dicom-seg")) == 1
+    # a comment of 300 MB of blanks deflates to 300 kB
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    head = path.read_bytes()[: 144 + read_file_meta_info(path).FileMetaInformationGroupLength]
+    body = squeeze.compress(b"\x08\x00\x01\x00UT\x00\x00" + (300 << 20).to_bytes(4, "little"))
+    body += b"".join(squeeze.compress(bytes(1 << 20)) for _ in range(300)) + squeeze.flush()
+    path.write_bytes(head + body)
+    with pytest.raises(AnnotationError, match="grows beyond"):
+        read_annotations(path, "dicom-seg")
 
 
 def test_segmentations_that_lie_about_their_frames_are_refused(series: Series, tmp_path: Path) -> None:

@@ -12,16 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pydicom
-from pydicom import Dataset
-
 from data_contracts.errors import AnnotationError
 from data_contracts.nodules import NoduleAnnotation
+from pipeline.annotations.dicom_files import open_object
 from pipeline.annotations.dicom_seg import SEGMENTATION_CLASSES, Segment, read_segmentation
 from pipeline.annotations.dicom_sr import REPORT_CLASSES, MeasurementGroup, read_report
 from pipeline.annotations.report_places import report_mark
-
-_MAX_BYTES = 2**30
 
 
 class _Found:
@@ -57,22 +53,14 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _read(file: Path, number: int, alone: bool, found: _Found) -> None:
-    """Take a file's segments or groups; an object that was there already is passed over."""
+    """Take a file's segments or groups; an object that was there before is passed over, in a folder other files too."""
     try:
-        size = file.stat().st_size
-        # the class alone first: a folder may hold thousands of images
-        kind = str(pydicom.dcmread(file, specific_tags=["SOPClassUID"], stop_before_pixels=True).get("SOPClassUID", ""))
-        wanted = kind in (*SEGMENTATION_CLASSES, *REPORT_CLASSES)
-        if wanted and size > _MAX_BYTES:
-            raise AnnotationError("the DICOM file is larger than 1 GiB")
-        ds = pydicom.dcmread(file) if wanted else Dataset()
+        ds = open_object(file, (*SEGMENTATION_CLASSES, *REPORT_CLASSES))
     except AnnotationError:
-        raise
-    except Exception as error:  # pydicom meets a hostile file with any error
         if alone:
-            raise AnnotationError(f"not a DICOM file that can be read ({type(error).__name__})") from None
+            raise
         return
-    if not wanted:
+    if ds is None:
         if alone:
             raise AnnotationError("the DICOM file is neither a segmentation nor a structured report")
         return
@@ -80,7 +68,7 @@ def _read(file: Path, number: int, alone: bool, found: _Found) -> None:
     if uid and uid in found.seen:
         return
     found.seen.add(uid)
-    if kind in SEGMENTATION_CLASSES:
+    if str(ds.SOPClassUID) in SEGMENTATION_CLASSES:
         found.segments += [(number, segment) for segment in read_segmentation(ds)]
     else:
         found.groups += [(number, group) for group in read_report(ds)]

@@ -84,8 +84,8 @@ def rating_of(code: tuple[str, str], meaning: str) -> str | None:
     known = CONCEPTS.get((code[0], code[1].upper()))
     if known is not None:
         return known
-    word = "_".join(meaning.lower().split())
-    word = {"subtlety_score": "subtlety", "lobular_pattern": "lobulation"}.get(word, word)
+    word = re.sub(r"_(score|rating|assessment)$", "", "_".join(meaning.lower().split()))
+    word = "lobulation" if word == "lobular_pattern" else word
     return word if word in RATINGS else None
 
 
