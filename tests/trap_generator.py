@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import trap_damage  # noqa: F401  registers its kinds
@@ -18,8 +18,16 @@ from trap_kinds import KINDS, Draft
 from trap_series import Plan, draw_plan, truth_and_planes
 
 
-def draw(rng: random.Random, kind: str, patient: str, sources: Sequence[str] = (), *, small: bool = True) -> Draft:
-    """One trap of a kind; everything the kind leaves open is drawn."""
+def draw(
+    rng: random.Random,
+    kind: str,
+    patient: str,
+    sources: Sequence[str] = (),
+    *,
+    small: bool = True,
+    change: Callable[[Plan], None] | None = None,
+) -> Draft:
+    """One trap of a kind; everything the kind leaves open is drawn, and then changed by `change`."""
     chosen = KINDS[kind]
     plan = draw_plan(rng, sources, small=small)
     if "rescale" in chosen.fixed:
@@ -31,6 +39,8 @@ def draw(rng: random.Random, kind: str, patient: str, sources: Sequence[str] = (
     if "quirks" not in chosen.fixed:
         plan.quirks = tuple(rng.sample(sorted(QUIRKS), rng.choice([0, 0, 1, 2, 3])))
     chosen.prepare(plan, rng)
+    if change is not None:
+        change(plan)
     truth, planes = truth_and_planes(plan, rng, patient)
     draft = Draft(rng, plan, patient, truth, planes, slack_mm=2 * plan.jitter_mm)
     for number, plane in enumerate(planes):
