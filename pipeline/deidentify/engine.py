@@ -14,7 +14,7 @@ from typing import Any
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import BaseTag
 from pydicom.values import convert_SQ
 
 from data_contracts.params import DeidentifyParams
@@ -24,14 +24,14 @@ from pipeline.deidentify.profile import METHODS, Action, edition, kind_of_object
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.deidentify.text import TextCleaner
 from pipeline.deidentify.values import dictionary_entry, keep_number
-from pipeline.deidentify.writer import bytes_of, file_meta
+from pipeline.deidentify.writer import bytes_of, file_meta, raw_element
 
 _CHARACTER_SET, _SCHEME, _METHOD_CODES = 0x00080005, 0x00080102, 0x00120064
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 #: written anew
 _OWN = frozenset((_CHARACTER_SET, 0x00120062, 0x00120063, _METHOD_CODES, 0x00280303))
 _CODE_PARTS = frozenset((0x00080100, 0x00080119, 0x00080120, 0x00080104, _SCHEME, 0x00080103))
-_PIXEL_DATA = 0x7FE00010
+_PIXEL_DATA, _NUMBER_OF_FRAMES = 0x7FE00010, 0x00280008
 #: command, file meta, directory, length to end
 _FOREIGN_GROUPS = frozenset((0x0000, 0x0002, 0x0004, 0x0006))
 _DEEPEST = 24
@@ -51,6 +51,7 @@ class Deidentifier:
         self.pseudonymizer = pseudonymizer
         self.params = params or DeidentifyParams()
         self._cleaners: dict[tuple[str, HeaderIdentity], ElementCleaner] = {}
+        self._signatures: dict[object, DataElement] = {}
 
     def apply(self, dataset: Dataset, *, pixels_cleaned: bool = False) -> tuple[Dataset, Counter[str]]:
         """The object without identity, with its file meta information; and how many elements met which action.
@@ -62,8 +63,8 @@ class Deidentifier:
         implicit, little = _encoding(dataset)
         walk = _Walk(self._cleaner(identity), self.params, implicit, little)
         elements = walk.dataset(dataset, identity.charset, 0)
+        self._sign(elements, walk, dataset, pixels_cleaned)
         clean = walk.as_dataset(elements)
-        self._sign(clean, walk, dataset, pixels_cleaned)
         clean.file_meta = file_meta(dataset, *(_text(elements, tag) for tag in (_SOP_CLASS, _SOP_INSTANCE)))
         return clean, walk.counts
 
@@ -83,19 +84,22 @@ class Deidentifier:
         names = ["profile", *(name for name in METHODS if getattr(self.params, name, False))]
         return [METHODS[name] for name in (*names, *(["clean_pixels"] if pixels_cleaned else []))]
 
-    def _sign(self, clean: Dataset, walk: _Walk, original: Dataset, pixels_cleaned: bool) -> None:
+    def _sign(self, elements: dict[BaseTag, Any], walk: _Walk, original: Dataset, pixels_cleaned: bool) -> None:
         """Say in the object that and how it was de-identified (PS3.15 E.1.1, PS3.3 C.7.1.1 and C.12.1)."""
         methods = self.methods(pixels_cleaned)
         known = {code for code, _ in methods}
         methods += [method for method in _earlier_methods(original) if method[0] not in known]
-        walk.put(clean, _CHARACTER_SET, "CS", _UTF8)
-        walk.put(clean, 0x00120062, "CS", b"YES")
-        walk.put(clean, 0x00120063, "LO", f"noduleflow, PS3.15 {edition()}".encode())
-        walk.put(clean, 0x00280303, "CS", b"MODIFIED" if self.params.retain_dates else b"REMOVED")
+        walk.put(elements, _CHARACTER_SET, "CS", _UTF8)
+        walk.put(elements, 0x00120062, "CS", b"YES")
+        walk.put(elements, 0x00120063, "LO", f"noduleflow, PS3.15 {edition()}".encode())
+        walk.put(elements, 0x00280303, "CS", b"MODIFIED" if self.params.retain_dates else b"REMOVED")
         if pixels_cleaned:
-            walk.put(clean, 0x00280301, "CS", b"NO")
-        items = [walk.code(code, b"DCM", meaning) for code, meaning in methods]
-        clean[_METHOD_CODES] = DataElement(_METHOD_CODES, "SQ", Sequence(items))
+            walk.put(elements, 0x00280301, "CS", b"NO")
+        key = (walk.implicit, walk.little, tuple(methods))
+        if key not in self._signatures:
+            items = [walk.code(code, b"DCM", meaning) for code, meaning in methods]
+            self._signatures[key] = DataElement(_METHOD_CODES, "SQ", Sequence(items))
+        elements[BaseTag(_METHOD_CODES)] = self._signatures[key]
 
 
 class _Walk:
@@ -111,29 +115,32 @@ class _Walk:
     def dataset(self, dataset: Dataset, charset: bytes, depth: int) -> dict[BaseTag, DataElement | RawDataElement]:
         """The elements of one level that stay. charset: raw, inherited from the level above."""
         top = depth == 0
-        tags = list(dataset.keys())
-        if not top and _CHARACTER_SET in dataset:
-            charset = bytes_of(dataset.get_item(_CHARACTER_SET), self.little)
-        scheme = self._scheme(dataset) if not top and any(tag in _CODE_PARTS for tag in tags) else None
+        elements: dict[int, Any] = {int(tag): element for tag, element in dataset.items()}
+        if not top and _CHARACTER_SET in elements:
+            charset = bytes_of(elements[_CHARACTER_SET], self.little)
+        scheme = None
+        if not top and not _CODE_PARTS.isdisjoint(elements):
+            scheme = self._text(elements, _SCHEME)
         kept: dict[BaseTag, DataElement | RawDataElement] = {}
-        private: list[BaseTag] = []
-        for tag in tags:
+        private: dict[int, Any] = {}
+        for tag, element in elements.items():
             group = tag >> 16
             if group & 1:
-                private.append(tag)
+                private[tag] = element
             elif tag in _OWN or tag & 0xFFFF == 0 or group in _FOREIGN_GROUPS or group & 0xFF00 in (0x5000, 0x6000):
                 self.counts[Action.REMOVE.value] += tag not in _OWN
             elif top and tag == _PIXEL_DATA:
-                kept[tag] = _pixel_element(dataset, tag, self.little)
+                kept[BaseTag(tag)] = _pixel_element(elements, self.little)
             else:
-                found = self._element(tag, dataset.get_item(tag), charset, depth, scheme)
+                found = self._element(tag, element, charset, depth, scheme)
                 if found is not None:
-                    kept[tag] = found
-        self._private(dataset, private, kept)
+                    kept[found.tag] = found
+        if private:
+            self._private(private, kept)
         return kept
 
     def _element(
-        self, tag: BaseTag, element: Any, charset: bytes, depth: int, scheme: str | None
+        self, tag: int, element: Any, charset: bytes, depth: int, scheme: str | None
     ) -> DataElement | RawDataElement | None:
         entry = dictionary_entry(tag)
         if entry is not None and entry[0] == "SQ":
@@ -151,7 +158,7 @@ class _Walk:
         self.counts[cleaned.action] += 1
         return None if cleaned.value is None else self.raw(tag, cleaned.representation, cleaned.value)
 
-    def _sequence(self, tag: BaseTag, element: Any, charset: bytes, depth: int) -> DataElement | None:
+    def _sequence(self, tag: int, element: Any, charset: bytes, depth: int) -> DataElement | None:
         rule = self.cleaner.rule(tag, depth == 0)
         action = Action.RECURSE if rule is None else rule.action
         entry = dictionary_entry(tag)
@@ -184,43 +191,41 @@ class _Walk:
             self.counts["broken"] += 1
             return ()
 
-    def _private(self, dataset: Dataset, tags: list[BaseTag], kept: dict[BaseTag, Any]) -> None:
+    def _private(self, elements: dict[int, Any], kept: dict[BaseTag, Any]) -> None:
         """Keep the private elements of the safe list, with their creators."""
         safe = safe_private() if self.params.retain_safe_private else {}
-        creators: dict[int, tuple[BaseTag, str]] = {}
-        for tag in sorted(tags):
+        creators: dict[int, tuple[int, str]] = {}
+        for tag in sorted(elements):
             group, element = tag >> 16, tag & 0xFFFF
             if 0x10 <= element <= 0xFF:
-                name = bytes_of(dataset.get_item(tag), self.little).decode("latin-1").strip("\0 ")
-                creators[(group << 8) | element] = (tag, name)
+                creators[(group << 8) | element] = (tag, self._text(elements, tag))
                 continue
             creator = creators.get((group << 8) | (element >> 8))
             known = safe.get((creator[1], group, element & 0xFF)) if creator else None
             value = b""
             if known is not None and creator is not None:
-                raw = dataset.get_item(tag)
+                raw = elements[tag]
                 if raw.VR in (None, "UN", known[0]) and (self.little or raw.VR != "UN"):
                     value = keep_number(bytes_of(raw, self.little), *known)
             if value and known is not None and creator is not None:
-                kept[creator[0]] = self.raw(creator[0], "LO", creator[1].encode("latin-1"))
-                kept[tag] = self.raw(tag, known[0], value)
+                kept[BaseTag(creator[0])] = self.raw(creator[0], "LO", creator[1].encode("latin-1"))
+                kept[BaseTag(tag)] = self.raw(tag, known[0], value)
                 self.counts[Action.KEEP.value] += 1
             else:
                 self.counts[Action.REMOVE.value] += 1
 
-    def _scheme(self, item: Dataset) -> str:
-        if _SCHEME not in item:
+    def _text(self, elements: dict[int, Any], tag: int) -> str:
+        if tag not in elements:
             return ""
-        return bytes_of(item.get_item(_SCHEME), self.little).decode("latin-1").strip("\0 ")
+        return bytes_of(elements[tag], self.little).decode("latin-1").strip("\0 ")
 
     def raw(self, tag: int, representation: str, value: bytes) -> RawDataElement:
         """An element that is written as these bytes."""
-        value = value + b" " * (len(value) % 2)
-        return RawDataElement(BaseTag(tag), representation, len(value), value, 0, False, self.little)
+        return raw_element(tag, representation, value, self.little)
 
-    def put(self, dataset: Dataset, tag: int, representation: str, value: bytes) -> None:
-        """Set an element of a finished dataset."""
-        dataset[Tag(tag)] = self.raw(tag, representation, value)
+    def put(self, elements: dict[BaseTag, Any], tag: int, representation: str, value: bytes) -> None:
+        """Set an element of a finished level."""
+        elements[BaseTag(tag)] = self.raw(tag, representation, value)
 
     def code(self, code: str, scheme: bytes, meaning: str) -> Dataset:
         """A code item."""
@@ -245,31 +250,44 @@ def _encoding(dataset: Dataset) -> tuple[bool, bool]:
     return bool(implicit), little is None or bool(little)
 
 
-def _pixel_element(dataset: Dataset, tag: BaseTag, little: bool) -> RawDataElement:
+def _pixel_element(elements: dict[int, Any], little: bool) -> RawDataElement:
     """Pixel data as they are; of native ones the bytes behind the last pixel, which nobody sees, are cut off."""
-    element: Any = dataset.get_item(tag)
+    element = elements[_PIXEL_DATA]
     undefined = element.length == 0xFFFFFFFF if element.is_raw else bool(element.is_undefined_length)
     value = bytes(element.value or b"")
     if not undefined:
-        size = _native_bytes(dataset)
+        size = _native_bytes(elements, little)
         value = value[: size + size % 2] if size and size < len(value) else value
         value += b"\0" * (len(value) % 2)
     representation = element.VR if element.VR in ("OB", "OW") else "OW"
-    return RawDataElement(tag, representation, 0xFFFFFFFF if undefined else len(value), value, 0, False, little)
+    return RawDataElement(
+        BaseTag(_PIXEL_DATA), representation, 0xFFFFFFFF if undefined else len(value), value, 0, False, little
+    )
 
 
-def _native_bytes(dataset: Dataset) -> int:
+def _native_bytes(elements: dict[int, Any], little: bool) -> int:
+    """Bytes that the pixels take by their sizes; 0 where those are no numbers."""
+
+    def number(tag: int, default: int) -> int:
+        element = elements.get(tag)
+        if element is None:
+            return default
+        if element.is_raw and tag != _NUMBER_OF_FRAMES:
+            return int.from_bytes((element.value or b"")[:2], "little" if little else "big")
+        return int(element.value or default)
+
     try:
-        count = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel", 1) or 1)
-        frames = int(dataset.get("NumberOfFrames", 1) or 1)
-        return count * frames * int(dataset.BitsAllocated) // 8
-    except Exception:  # sizes that are no numbers leave the pixels alone
+        samples, rows, columns, bits = (number(tag, 1) for tag in (0x00280002, 0x00280010, 0x00280011, 0x00280100))
+        return samples * rows * columns * number(_NUMBER_OF_FRAMES, 1) * bits // 8
+    except (TypeError, ValueError):
         return 0
 
 
 def _earlier_methods(dataset: Dataset) -> list[tuple[str, str]]:
     """Methods of CID 7050 that the object already names."""
     found = []
+    if _METHOD_CODES not in dataset:
+        return []
     try:
         for item in dataset.get("DeidentificationMethodCodeSequence") or ():
             if item.CodingSchemeDesignator == "DCM" and item.CodeValue in _KNOWN_METHODS:

@@ -7,19 +7,19 @@ import os
 import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pydicom
 from pydicom.dataset import Dataset
 
-from data_contracts.params import DeidentifyParams
 from data_contracts.reasons import ReasonCode
-from pipeline.deidentify.burned_in import BurnedInAction, burned_in_action
+from pipeline.deidentify.burned_in import BurnedInAction, Policy, burned_in_action
 from pipeline.deidentify.engine import Deidentifier
 from pipeline.deidentify.identity import HeaderIdentity, header_identity
 from pipeline.deidentify.pixels import PixelsError, blank_pixels, facts_of, hide_unused_bits
-from pipeline.deidentify.writer import to_bytes
+from pipeline.deidentify.writer import to_chunks
 from pipeline.intake.header_values import integer_of, silence_pydicom, text_of, texts_of
 
 #: objects whose identity stands in attributes and known pixels: images and segmentations
@@ -109,10 +109,24 @@ def _refusal(dataset: Dataset, identity: HeaderIdentity) -> FileOutcome | None:
     return None
 
 
-def burned_in_of(dataset: Dataset, params: DeidentifyParams) -> BurnedInAction:
+def burned_in_of(dataset: Dataset, policy: Policy) -> BurnedInAction:
     """What the policy makes of the text in the pixels of an object."""
-
     facts = facts_of(dataset)
+    elements = tuple(facts.items())
+    if all(element.is_raw for _, element in elements):
+        return _burned_in_of_raw(elements, facts.original_encoding, policy)
+    return _burned_in(facts, policy)
+
+
+@lru_cache(maxsize=256)
+def _burned_in_of_raw(elements: tuple[Any, ...], encoding: tuple[Any, Any], policy: Policy) -> BurnedInAction:
+    """The same for elements as the file has them, which the objects of a series share."""
+    facts = Dataset(dict(elements))
+    facts.set_original_encoding(*encoding)
+    return _burned_in(facts, policy)
+
+
+def _burned_in(facts: Dataset, policy: Policy) -> BurnedInAction:
     rows, columns = (integer_of(facts, word, 0) for word in ("Rows", "Columns"))
     return burned_in_action(
         text_of(facts, "Manufacturer"),
@@ -122,7 +136,7 @@ def burned_in_of(dataset: Dataset, params: DeidentifyParams) -> BurnedInAction:
         rows,
         columns,
         text_of(facts, "BurnedInAnnotation"),
-        params.burned_in,
+        policy,
     )
 
 
@@ -130,7 +144,7 @@ def _deidentify(dataset: Dataset, out: Path, engine: Deidentifier) -> FileOutcom
     identity = header_identity(dataset)
     if (refusal := _refusal(dataset, identity)) is not None:
         return refusal
-    action = burned_in_of(dataset, engine.params)
+    action = burned_in_of(dataset, engine.params.burned_in)
     if action.what == "refuse":
         return FileOutcome("refused", reason=ReasonCode.BURNED_IN_ANNOTATION, detail=action.why)
     if action.what == "blank":
@@ -140,22 +154,22 @@ def _deidentify(dataset: Dataset, out: Path, engine: Deidentifier) -> FileOutcom
     key, uid = identity.patient_key(engine.pseudonymizer), engine.pseudonymizer.pseudonymous_uid
     names = (uid(identity.study_instance_uid), uid(identity.series_instance_uid), uid(identity.sop_instance_uid))
     target = f"{key}/{'/'.join(names)}.dcm"
-    state = _write(out / target, to_bytes(clean))
+    state = _write(out / target, to_chunks(clean))
     if state is None:
         detail = "another object with this SOP Instance UID was written before"
         return FileOutcome("refused", reason=ReasonCode.CONFLICTING_DUPLICATES, detail=detail)
     return FileOutcome(state, target=target, counts=counts, identity=identity)
 
 
-def _write(path: Path, content: bytes) -> Literal["written", "there"] | None:
+def _write(path: Path, chunks: list[bytes]) -> Literal["written", "there"] | None:
     """Write the file, whole or not at all; None where another one stands there."""
     if path.exists():
-        return "there" if path.read_bytes() == content else None
+        return "there" if path.read_bytes() == b"".join(chunks) else None
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
+            stream.writelines(chunks)
         Path(name).chmod(0o644)
         Path(name).replace(path)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -47,11 +48,12 @@ class HeaderIdentity:
 
 def header_identity(dataset: Dataset) -> HeaderIdentity:
     """The identifiers at the top of an object, "" where one is missing or broken."""
-    charset = _raw(dataset, _CHARACTER_SET)
+    elements: dict[int, Any] = {int(tag): element for tag, element in dataset.items()}
+    charset = _raw(elements, _CHARACTER_SET)
     encodings = encodings_of(charset)
 
     def text(tag: int) -> str:
-        return decode(_raw(dataset, tag), encodings).strip().strip("\0").strip()
+        return decode(_raw(elements, tag), encodings).strip().strip("\0").strip()
 
     return HeaderIdentity(
         patient_id=text(_ID),
@@ -63,16 +65,23 @@ def header_identity(dataset: Dataset) -> HeaderIdentity:
         sop_instance_uid=text(_SOP),
         sop_class_uid=text(_SOP_CLASS),
         charset=charset,
-        names=identifier_parts(text(tag) for tag in _OWN),
-        others=identifier_parts(text(tag) for tag in (*_OTHERS, *_MORE_OTHERS)),
+        names=_parts(charset, tuple(_raw(elements, tag) for tag in _OWN)),
+        others=_parts(charset, tuple(_raw(elements, tag) for tag in (*_OTHERS, *_MORE_OTHERS))),
     )
 
 
-def _raw(dataset: Dataset, tag: int) -> bytes:
+@lru_cache(maxsize=256)
+def _parts(charset: bytes, values: tuple[bytes, ...]) -> frozenset[str]:
+    """Parts of the names in raw values; the objects of a series share theirs."""
+    encodings = encodings_of(charset)
+    return identifier_parts(decode(value, encodings) for value in values)
+
+
+def _raw(elements: dict[int, Any], tag: int) -> bytes:
     """Value of an element as bytes, b"" where there is none."""
-    if tag not in dataset:
+    element = elements.get(tag)
+    if element is None:
         return b""
-    element: Any = dataset.get_item(tag)
     if element.is_raw:
         return bytes(element.value or b"")
     value = element.value

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from functools import cache
+from collections.abc import Iterable
+from functools import cache, lru_cache
 from importlib.resources import files
 
 from pydicom import charset
@@ -28,24 +28,22 @@ def vocabulary() -> frozenset[str]:
     return frozenset(word for line in text.splitlines() if not line.startswith("#") for word in line.split())
 
 
-def encodings_of(specific_character_set: bytes | Sequence[str] | str) -> list[str]:
-    """Python's encodings for a SpecificCharacterSet, raw or not; Latin-1 where it names none that exists."""
-    if isinstance(specific_character_set, bytes):
-        specific_character_set = specific_character_set.decode("ascii", "replace")
-    names = specific_character_set.split("\\") if isinstance(specific_character_set, str) else specific_character_set
-    cleaned = [name.strip("\0 ") for name in names]
+@lru_cache(maxsize=64)
+def encodings_of(specific_character_set: bytes) -> tuple[str, ...]:
+    """Python's encodings for a raw SpecificCharacterSet; Latin-1 where it names none that exists."""
+    cleaned = [name.strip("\0 ") for name in specific_character_set.decode("ascii", "replace").split("\\")]
     try:
-        return list(charset.convert_encodings(cleaned)) if any(cleaned) else ["iso8859"]
+        return tuple(charset.convert_encodings(cleaned)) if any(cleaned) else ("iso8859",)
     except Exception:  # a hostile name breaks the look-up in several ways
-        return ["iso8859"]
+        return ("iso8859",)
 
 
-def decode(value: bytes, encodings: list[str]) -> str:
+def decode(value: bytes, encodings: tuple[str, ...]) -> str:
     """The text of a value, without padding; nothing in it stops the decoding."""
     if not _NON_ASCII.search(value):
         return value.decode("ascii").rstrip("\0 ")
     try:
-        text = charset.decode_bytes(value, encodings, set())
+        text = charset.decode_bytes(value, list(encodings), set())
     except Exception:  # as above; a wrong letter is better than a text that is not looked at
         text = value.decode("latin-1")
     return text.rstrip("\0 ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from datetime import date, timedelta
+from functools import lru_cache
 
 from pydicom._uid_dict import UID_dictionary
 from pydicom.datadict import get_entry
@@ -42,6 +43,7 @@ _PLAUSIBLE = {
 _CLASSES = frozenset(UID_dictionary)
 
 
+@lru_cache(maxsize=8192)
 def dictionary_entry(tag: int) -> tuple[str, str, str, bool] | None:
     """(representation, multiplicity, keyword, retired) of a standard tag; None for any other."""
     try:

@@ -9,13 +9,14 @@ import struct
 import zlib
 from typing import Any
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element, write_file_meta_info
+from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence
-from pydicom.uid import UID
+from pydicom.tag import BaseTag
 
-from pipeline.deidentify.values import LONG_VRS
+from pipeline.deidentify.values import LONG_VRS, pad
 
 #: names this program in the objects that it writes (PS3.7 D.3.3.2)
 IMPLEMENTATION_CLASS_UID = "2.25.152907417356803206462391437042905437184"
@@ -42,42 +43,53 @@ def bytes_of(element: Any, little: bool) -> bytes:
 
 def file_meta(original: Dataset, sop_class_uid: str, sop_instance_uid: str) -> FileMetaDataset:
     """Meta information of this program; of the original's only the transfer syntax stays."""
-    meta = FileMetaDataset()
     implicit, little = original.original_encoding
     plain = _IMPLICIT if implicit else _BIG if little is False else "1.2.840.10008.1.2.1"
     syntax = str(getattr(original, "file_meta", {}).get("TransferSyntaxUID", "") or plain)
     known = syntax.startswith(_IMPLICIT) and (syntax == _IMPLICIT) == bool(implicit)
-    meta.FileMetaInformationGroupLength = 0  # counted when it is written
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID = UID(sop_class_uid)
-    meta.MediaStorageSOPInstanceUID = UID(sop_instance_uid)
-    meta.TransferSyntaxUID = UID(syntax if known else plain)
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = _IMPLEMENTATION_VERSION
-    return meta
+    values = (
+        (0x00020001, "OB", b"\0\1"),
+        (0x00020002, "UI", sop_class_uid.encode()),
+        (0x00020003, "UI", sop_instance_uid.encode()),
+        (0x00020010, "UI", (syntax if known else plain).encode()),
+        (0x00020012, "UI", IMPLEMENTATION_CLASS_UID.encode()),
+        (0x00020013, "SH", _IMPLEMENTATION_VERSION.encode()),
+    )
+    return FileMetaDataset({BaseTag(tag): raw_element(tag, vr, value, True) for tag, vr, value in values})
+
+
+def raw_element(tag: int, representation: str, value: bytes, little: bool) -> RawDataElement:
+    """An element that is written as these bytes, padded to an even length."""
+    value = pad(value, representation)
+    return RawDataElement(BaseTag(tag), representation, len(value), value, 0, False, little)
+
+
+def to_chunks(dataset: Dataset) -> list[bytes]:
+    """A de-identified object, with the file meta information it has, as the bytes of a file (PS3.10), in pieces."""
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    meta: list[bytes] = []
+    length = _write(dataset.file_meta, False, True, meta)
+    head = b"\0" * 128 + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, length) + b"".join(meta)
+    body: list[bytes] = []
+    _write(dataset, syntax == _IMPLICIT, syntax != _BIG, body)
+    if syntax == _DEFLATED:
+        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        packed = packer.compress(b"".join(body)) + packer.flush()
+        body = [packed + b"\0" * (len(packed) % 2)]
+    return [head, *body]
 
 
 def to_bytes(dataset: Dataset) -> bytes:
-    """A de-identified object, with the file meta information it has, as a file (PS3.10)."""
-    syntax = str(dataset.file_meta.TransferSyntaxUID)
-    head = DicomBytesIO()
-    write_file_meta_info(head, dataset.file_meta, enforce_standard=False)
-    parts: list[bytes] = []
-    _write(dataset, syntax == _IMPLICIT, syntax != _BIG, parts)
-    body = b"".join(parts)
-    if syntax == _DEFLATED:
-        packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-        body = packer.compress(body) + packer.flush()
-        body += b"\0" * (len(body) % 2)
-    return b"".join((b"\0" * 128, b"DICM", head.getvalue(), body))
+    """A de-identified object as a file."""
+    return b"".join(to_chunks(dataset))
 
 
 def _write(dataset: Dataset, implicit: bool, little: bool, parts: list[bytes]) -> int:
     """Append the elements of a dataset in order; the number of bytes."""
     order = "<" if little else ">"
     total = 0
-    for tag in sorted(dataset.keys()):
-        element: Any = dataset.get_item(tag)
+    pairs: list[tuple[int, Any]] = [(int(tag), element) for tag, element in dataset.items()]
+    for tag, element in sorted(pairs, key=_number):
         head = struct.pack(order + "HH", tag >> 16, tag & 0xFFFF)
         if element.VR == "SQ":
             content: list[bytes] = []
@@ -102,6 +114,10 @@ def _write(dataset: Dataset, implicit: bool, little: bool, parts: list[bytes]) -
         parts += content
         total += len(head) + length
     return total
+
+
+def _number(pair: tuple[int, Any]) -> int:
+    return pair[0]
 
 
 def _write_item(item: Dataset, implicit: bool, little: bool, parts: list[bytes]) -> int:
