@@ -25,7 +25,7 @@ from models.backbones import Backbone, state_digest
 from models.engine_plan import EnginePlan, plan_engine
 from models.engines import OpenedEngine, open_engine
 from models.heap import give_back
-from models.inputs import as_batch, input_spec, to_images
+from models.inputs import input_spec, to_images
 from models.predict import stream_features
 from models.zoo import WeightsInfo
 from pipeline.cohort.dataset import PatchReader
@@ -105,7 +105,7 @@ class _Job:
         cache = self.workspace.root / "cache"
         # Read by torch's compiler, whose own place may be on a read-only disk or be shared with strangers.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
-        sample = as_batch(to_images(self.reader.load(self.ids[:_SAMPLE_PATCHES]), self.spec))
+        sample = to_images(self.reader.load(self.ids[:_SAMPLE_PATCHES]), self.spec).flatten(0, 1)
         opened = open_engine(self.backbone, planned, sample, cache=cache / "openvino")
         say(f"features: {opened.plan.line()}; the first call took {opened.first_call_s:.1f} s")
         path = self.path(opened.plan)

@@ -63,16 +63,16 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             },
         )
-        self._images = np.zeros((IMAGES_A_PASS, 3, size_px, size_px), dtype=np.float32)
+        self._images = torch.zeros((IMAGES_A_PASS, 3, size_px, size_px))
         self._features = np.zeros((IMAGES_A_PASS, backbone.n_features), dtype=np.float32)
         self._request = compiled.create_infer_request()
-        self._request.set_input_tensor(openvino.Tensor(self._images, shared_memory=True))
+        self._request.set_input_tensor(openvino.Tensor(self._images.numpy(), shared_memory=True))
         self._request.set_output_tensor(openvino.Tensor(self._features, shared_memory=True))
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[NDArray[np.float32]]:
         """Features (n, F) of each batch (n, 3, S, S)."""
         for images in batches:
-            self._images[: len(images)] = images.numpy()
+            self._images[: len(images)] = images
             self._request.infer()
             yield self._features[: len(images)].copy()
 

@@ -15,7 +15,7 @@ from data_contracts.model_card import InputSpec, ModelCard
 from models.augment import orbit
 from models.engines import Engine
 from models.heap import keep_heap
-from models.inputs import as_batch, plane_count, to_images
+from models.inputs import plane_count, to_images
 from models.network import NoduleNetwork
 
 CARD_FILE = "model_card.json"
@@ -57,7 +57,7 @@ def stream_features(
     def passes() -> Iterator[Tensor]:
         for start in range(0, n, step):
             images = to_images(load(slice(start, min(start + step, n))), spec)
-            yield from torch.split(as_batch(images), engine.images_a_pass)
+            yield from torch.split(images.flatten(0, 1), engine.images_a_pass)
 
     left: list[NDArray[np.float32]] = []
     waiting = 0
