@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, model_serializer
 
-from data_contracts.errors import NothingUsableError
+from data_contracts.errors import NothingUsableError, WorkspaceError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
@@ -116,7 +116,14 @@ class Pull:
                     if self.request.limit and n_fetched >= self.request.limit:
                         break
                     before = self.counts["series_fetched"] + len(self.gaps)
-                    is_stored = self._study(client, study.uid, ingest)
+                    try:
+                        is_stored = self._study(client, study.uid, ingest)
+                    except OSError as error:
+                        raise WorkspaceError(
+                            f"what is fetched cannot be written ({error.strerror})",
+                            where=str(self.workspace.scratch_root),
+                            todo="Make room, and run the same command again to go on.",
+                        ) from None
                     n_new = self.counts["series_fetched"] + len(self.gaps) - before
                     n_fetched += n_new > 0
                     may_advance = may_advance and is_stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import ssl
 import threading
 import time
 import urllib.error
@@ -47,6 +48,7 @@ class FaultyProxy:
     faults: list[Fault] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     started: Callable[[str], None] = lambda path: None
+    tls: ssl.SSLContext | None = None
 
     def __enter__(self) -> FaultyProxy:
         proxy = self
@@ -64,9 +66,11 @@ class FaultyProxy:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if self.tls is not None:
+            self._server.socket = self.tls.wrap_socket(self._server.socket, server_side=True)
         self._lock = threading.Lock()
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        self.root = f"http://127.0.0.1:{self._server.server_port}"
+        self.root = f"{'https' if self.tls else 'http'}://127.0.0.1:{self._server.server_port}"
         self.url = f"{self.root}/dicom-web"
         return self
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -313,6 +321,53 @@ def test_basic_authentication_opens_a_server_and_its_absence_is_named(
             assert "NODULEFLOW_DICOMWEB_USER" in caught.value.line()
             with pytest.raises(ExchangeError, match="401"):
                 push_dicomweb(sorted(series_folder.iterdir())[:2], wrong)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca.pem, server.pem and client.pem (certificate and key in one file), made for these tests."""
+    folder = tmp_path_factory.mktemp("certificates")
+    now = datetime.now(UTC)
+
+    def issue(name: str, issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None) -> Any:
+        own, subject = (
+            ec.generate_private_key(ec.SECP256R1()),
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]),
+        )
+        by_name, by_key = issuer or (subject, own)
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(by_name).public_key(own.public_key())
+        builder = builder.serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+        builder = builder.add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        certificate = builder.add_extension(address, critical=False).sign(by_key, hashes.SHA256())
+        secret = own.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        (folder / f"{name}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + secret)
+        return subject, own
+
+    authority = issue("ca", None)
+    issue("server", authority)
+    issue("client", authority)
+    return folder
+
+
+def test_tls_needs_the_right_authority_and_shows_our_certificate(
+    orthanc: Orthanc, study: str, certificates: Path
+) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(certificates / "ca.pem"))
+    context.load_cert_chain(certificates / "server.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    with FaultyProxy(orthanc.root, tls=context) as proxy:
+        whole = {"ca_bundle": certificates / "ca.pem", "client_certificate": certificates / "client.pem"}
+        with WebClient(server(proxy.url, **whole, user="doctor", password="hunter2")) as client:
+            assert len(find_series(client, study)) == 1
+        for missing, words in (("ca_bundle", "TLS connection is refused"), ("client_certificate", "")):
+            some = {name: value for name, value in whole.items() if name != missing}
+            with WebClient(server(proxy.url, **some, attempts=2)) as client, pytest.raises(ExchangeError) as caught:
+                find_series(client, study)
+            assert words in caught.value.line()
 
 
 def paged(proxy: FaultyProxy, rule: str) -> None:

@@ -348,7 +348,7 @@ def test_a_listener_ingests_what_has_settled_and_ends_when_nothing_comes(
     series: Path, noduleflow: Run, tmp_path: Path
 ) -> None:
     workspace = tmp_path / "ws"
-    listening = Listening(workspace, "--ingest", "--once-idle", "3")
+    listening = Listening(workspace, "--ingest", "--once-idle", "4")
     scout = slices_of(truth_of(), "SCOUT")[0]
     scout.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
     save(scout, tmp_path / "scout.dcm")
@@ -361,6 +361,25 @@ def test_a_listener_ingests_what_has_settled_and_ends_when_nothing_comes(
     assert [path for path in (workspace / "inbox").rglob("*") if path.is_file()] == []
     rejected = "".join(part.read_text() for part in Workspace(workspace).rejected_parts.glob("*.jsonl"))
     assert "localizer" in rejected
+
+
+def test_a_series_that_came_in_parts_is_named_and_sent_again_whole_it_is_one_volume(
+    series: Path, noduleflow: Run, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "ws"
+    workspace.mkdir()
+    received = Inbox(workspace / "inbox", key, reserve_bytes=0)
+    files = sorted(series.iterdir())
+    found = []
+    for part in (files[:12], files[12:], files):
+        for file in part:
+            put(received, file)
+        done = noduleflow(workspace, "--json", "ingest", "--inbox")
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    assert [len(record["in_parts"]) for record in found] == [0, 1, 0]
+    assert [record["new"] for record in found] == [1, 1, 1]
+    assert max(record.n_slices for record in records_of(workspace).values()) == 24
 
 
 @pytest.mark.server
