@@ -37,7 +37,12 @@ lint: setup
 docs: setup
 	$(BIN)/python docs/generate.py
 
-bench: setup
+# Peers that only measurements need.
+.venv/.bench-installed: requirements-bench.txt .venv/.installed
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements-bench.txt
+	@touch $@
+
+bench: setup .venv/.bench-installed
 	@set -e; for what in $(or $(WHAT),$(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))); do \
 		if [ ! -f tests/benchmarks/bench_$$what.py ]; then \
 			echo "no benchmark $$what; there are: $(patsubst tests/benchmarks/bench_%.py,%,$(wildcard tests/benchmarks/bench_*.py))" >&2; exit 2; \
@@ -50,6 +55,7 @@ UV_COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-
 lock: setup
 	$(UV_COMPILE) --upgrade pyproject.toml --extra test --extra fetch --extra openvino -o requirements.lock
 	echo uv | $(UV_COMPILE) --upgrade --no-annotate - -o requirements-bootstrap.txt
+	echo itk | $(UV_COMPILE) --upgrade --no-annotate -c requirements.lock - -o requirements-bench.txt
 
 clean:
 	rm -rf .venv .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache bench
