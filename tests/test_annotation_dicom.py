@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import random
 import sys
 import zlib
 from pathlib import Path
@@ -279,6 +281,25 @@ def test_segmentations_that_lie_about_their_frames_are_refused(series: Series, t
     assert "cannot be" in broken(orientation)
     assert "far too" in broken(lambda seg: setattr(seg, "NumberOfFrames", 2_000_000_000))
     assert "cannot be read" in broken(lambda seg: delattr(seg, "SegmentSequence"))
+
+
+def test_no_damage_to_a_file_does_more_than_refuse_it_or_its_marks(series: Series, tmp_path: Path) -> None:
+    truth, datasets = series
+    uid = generate_uid()
+    seg = segmentation(datasets, [ball((5, 20, 18), 4, truth)], ["one"], [uid])
+    rle = segmentation(datasets, [ball((5, 20, 18), 4, truth)], ["one"], [uid], "LABELMAP", RLELossless)
+    group = factory.segment_group(seg, 1, datasets, "one", uid, [], 8, 100)
+    wholes = [saved(ds, tmp_path, "a.dcm").read_bytes() for ds in (seg, rle, factory.report([*datasets, seg], [group]))]
+    chance, path = random.Random(5), tmp_path / "damaged.dcm"
+    for number in range(60):
+        content = bytearray(wholes[number % 3])
+        for _ in range(chance.choice((1, 1, 4, 40))):
+            at = chance.randrange(132, len(content))
+            how = chance.choice(("change", "cut", "insert"))
+            content[at : at + (0 if how == "insert" else 1)] = b"" if how == "cut" else chance.randbytes(1)
+        path.write_bytes(content)
+        with contextlib.suppress(AnnotationError):
+            match_annotations(read_annotations(path, "dicom-seg"), [record_of(truth, datasets)], PSEUDONYMS)
 
 
 LIDC_CODES = {

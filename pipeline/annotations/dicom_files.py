@@ -31,7 +31,11 @@ def open_object(path: Path, classes: tuple[str, ...]) -> Dataset | None:
         _check_size(path)
         # the class alone first: a folder may hold thousands of images
         head = pydicom.dcmread(path, specific_tags=["SOPClassUID"], stop_before_pixels=True)
-        return pydicom.dcmread(path) if str(head.get("SOPClassUID", "")) in classes else None
+        if str(head.get("SOPClassUID", "")) not in classes:
+            return None
+        ds = pydicom.dcmread(path)
+        # pydicom converts a value when it is asked for it: what every reader asks for is asked for here
+        return ds if str(ds.SOPInstanceUID) and str(ds.SOPClassUID) in classes else None
     except AnnotationError:
         raise
     except Exception as error:  # pydicom meets a hostile file with any error
