@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_contracts.errors import ContractError, UsageError, WorkspaceError
+from data_contracts.errors import ContractError, SchemaVersionError, UsageError, WorkspaceError
 from data_contracts.records import atomic_path, digest_of, write_bytes_atomic
+from flows.progress import say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,11 +166,21 @@ class Workspace:
             ) from None
 
     def series_records(self) -> list[SeriesRecord]:
-        """Every accepted series, by series key; unfinished folders are passed over."""
+        """Every accepted series, by series key; unfinished folders and torn records are passed over.
+
+        A torn one is written again when its source is ingested again.
+        """
         from data_contracts.series import SeriesRecord
 
-        files = sorted(self.series_root.glob("[!.]*/series.json"))
-        return [SeriesRecord.read(file) for file in files]
+        records = []
+        for key in sorted(self.series_keys()):
+            try:
+                records.append(SeriesRecord.read(self.series_root / key / "series.json"))
+            except SchemaVersionError:
+                raise
+            except ContractError:
+                say(f"series {key}: its record cannot be read; ingest its source again")
+        return records
 
     def series_keys(self) -> set[str]:
         """Keys of the accepted series, by the names of their folders."""

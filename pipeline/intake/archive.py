@@ -24,6 +24,7 @@ _RATIO_FROM_BYTES = 256 * 2**20
 #: left free on the disk
 _RESERVE_BYTES = 512 * 2**20
 _CHUNK_BYTES = 1 << 20
+_ZIP = (b"PK\3\4", b"PK\5\6")
 #: zip, gzip, xz, bzip2, zstandard, 7z, rar
 _PACKED = (
     b"PK\3\4",
@@ -52,7 +53,13 @@ def is_archive(path: Path) -> bool:
         head = stream.read(132)
     if head[128:] == b"DICM":
         return False
-    return head[:4] in (b"PK\3\4", b"PK\5\6") or tarfile.is_tarfile(path)
+    return head[:4] in _ZIP or tarfile.is_tarfile(path)
+
+
+def _begins_as_zip(path: Path) -> bool:
+    """By the beginning: the end of a tar is a zip's where its last member is one."""
+    with path.open("rb") as stream:
+        return stream.read(4) in _ZIP
 
 
 def looks_packed(head: bytes) -> bool:
@@ -74,7 +81,7 @@ def unpack(path: Path, scratch: Path) -> list[Member]:
     scratch.mkdir(parents=True, exist_ok=True)
     budget = _Budget(path.stat().st_size, shutil.disk_usage(scratch).free - _RESERVE_BYTES)
     try:
-        members = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
+        members = _zip_members(path) if _begins_as_zip(path) else _tar_members(path)
         found = []
         for number, (name, unsafe, stream) in enumerate(members):
             if number >= MAX_MEMBERS:
