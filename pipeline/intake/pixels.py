@@ -24,6 +24,8 @@ from pipeline.intake.open_file import inflate
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 #: the front of a file ends in these bytes: meta information of a sound file takes some hundred
 _FRONT_BYTES = 1 << 16
+#: what may stand before the pixels of a deflated dataset, inflated; a bomb is larger
+_MOST_HEADER_BYTES = 1 << 24
 #: pixels of a plane; the largest matrix of a CT scanner is 2048 x 2048
 MOST_PIXELS = 1 << 26
 
@@ -130,6 +132,8 @@ class PixelFile:
     def _inflate(self, header: SliceHeader, limit_bytes: int) -> bytes:
         with self._lock:
             if self._inflated is None:
+                if header.inflated_offset > _MOST_HEADER_BYTES:
+                    raise DecodeError(f"{header.inflated_offset >> 20} MiB stand before the deflated pixels")
                 try:
                     front = read_front(os.pread(self._descriptor, _FRONT_BYTES, 0))
                 except (OddHeaderError, ShortBufferError):

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 from data_contracts.errors import ContractError
@@ -16,7 +15,6 @@ from pipeline.imaging.nifti import write_nifti
 from pipeline.imaging.padding_mask import PADDING_NAME, PaddingMask, write_padding_mask
 
 RECORD_NAME = "series.json"
-_STALE_S = 3600
 
 
 def volume_name(compress: bool) -> str:
@@ -40,7 +38,6 @@ def store_series(
     if (kept := _kept(target, record)) is not None:
         return kept
     series_root.mkdir(parents=True, exist_ok=True)
-    _remove_stale(series_root, record.series_key)
     temporary = Path(tempfile.mkdtemp(prefix=f".{record.series_key}.", suffix=".tmp", dir=series_root))
     try:
         name = Path(record.volume_path).name
@@ -83,14 +80,6 @@ def _kept(target: Path, record: SeriesRecord) -> SeriesRecord | None:
         stored = stored.model_copy(update=now)
         stored.write(target / RECORD_NAME)
     return stored
-
-
-def _remove_stale(series_root: Path, series_key: str) -> None:
-    """Remove what a killed process left of this series; an hour keeps clear of one that is still writing."""
-    for left in series_root.glob(f".{series_key}.*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - left.stat().st_mtime > _STALE_S:
-                shutil.rmtree(left, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
