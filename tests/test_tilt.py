@@ -104,7 +104,8 @@ def test_the_origin_of_a_resampled_volume_is_that_of_the_first_slice_on_its_grid
     # the first slice is not moved: it stands on whole indices
     assert np.abs(volume.to_lps_mm(np.rint(kji)) - truth.ipp[0]).max() <= 1e-6
     k, j, i = np.rint(kji).astype(int)
-    assert np.array_equal(volume.hu[k, j : j + 40, i : i + 36], truth.hu[0])
+    # along the shear the grid has two points to a pixel
+    assert np.array_equal(volume.hu[k, j : j + 80 : 2, i : i + 36], truth.hu[0])
 
 
 def test_pixels_of_the_source_keep_the_grid_of_the_source(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_any_shear_comes_out_orthogonal_and_at_its_place(
     for k, plane in enumerate(source.hu):
         rows, columns = np.mgrid[:30, :28]
         places = source.to_lps_mm(np.stack([np.full_like(rows, k), rows, columns], axis=-1))
-        kji = np.moveaxis(np.round(volume.to_kji(places), 7), -1, 0)
+        kji = np.moveaxis(np.round(volume.to_kji(places), 5), -1, 0)
         assert np.abs(kji[0] - k).max() < 1e-6
         got = map_coordinates(hu.astype(float), kji, order=1, cval=np.nan)
         assert np.percentile(np.abs(got - plane), 95) <= 30
