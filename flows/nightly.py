@@ -34,7 +34,14 @@ def nightly_flow(workspace_root: str, private: PrivatePlan, model_name: str) -> 
     record: dict[str, Any] = {"ingest": _ingest(workspace, plan)}
     for annotation in plan.annotations:
         files = existing_sources(annotation.files)
-        record["annotate"] = annotate_flow(str(workspace.root), files, annotation.format, plan.keep_identity)
+        record["annotate"] = annotate_flow(
+            str(workspace.root),
+            files,
+            annotation.format,
+            plan.keep_identity,
+            annotation.coordinates,
+            annotation.series,
+        )
     record["prepare"] = prepare_flow(str(workspace.root), "", plan.patches, plan.split, plan.labels)
     dataset_id = record["prepare"]["dataset_id"]
     record["features"], record["runs"] = [], []

@@ -21,10 +21,12 @@ class SourcePlan(Params):
 
 
 class AnnotationPlan(Params):
-    """Annotation files of one format."""
+    """Annotation files of one format, as `annotate` takes them."""
 
     files: tuple[Path, ...]
     format: str
+    coordinates: str = ""
+    series: str = ""
 
 
 class RunPlan(Params):

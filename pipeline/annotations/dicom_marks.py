@@ -18,6 +18,7 @@ from pipeline.annotations.dicom_files import open_object
 from pipeline.annotations.dicom_seg import SEGMENTATION_CLASSES, Segment, read_segmentation
 from pipeline.annotations.dicom_sr import REPORT_CLASSES, MeasurementGroup, read_report
 from pipeline.annotations.report_places import report_mark
+from pipeline.intake.header_values import silence_pydicom
 
 
 class _Found:
@@ -36,6 +37,7 @@ def read_dicom_marks(paths: Sequence[Path]) -> list[NoduleAnnotation]:
     Every mark says in `file_number` which of `paths` it comes from, from 1. What cannot be used is a mark with its
     problem.
     """
+    silence_pydicom()
     found = _Found()
     for number, path in enumerate(paths, start=1):
         for position, file in enumerate(_files(path), start=1):
