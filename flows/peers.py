@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from data_contracts.errors import UsageError
 from flows.settings import Settings
 from pipeline.exchange.dimse import DicomNode
@@ -22,9 +24,9 @@ def dicomweb_server(url: str) -> WebServer:
         user=settings.dicomweb_user,
         password=settings.dicomweb_password.get_secret_value() if settings.dicomweb_password else "",
         token=settings.dicomweb_token.get_secret_value() if settings.dicomweb_token else "",
-        client_certificate=settings.dicomweb_client_certificate,
-        client_key=settings.dicomweb_client_key,
-        ca_bundle=settings.dicomweb_ca_bundle,
+        client_certificate=_file(settings.dicomweb_client_certificate),
+        client_key=_file(settings.dicomweb_client_key),
+        ca_bundle=_file(settings.dicomweb_ca_bundle),
         allow_plain_http=settings.dicomweb_plain_http,
         timeout_s=settings.exchange_timeout_s,
         attempts=settings.exchange_attempts,
@@ -56,6 +58,11 @@ def listener_params(host: str, port: int, aet: str) -> ListenerParams:
         max_associations=settings.dicom_max_associations,
         timeout_s=settings.exchange_timeout_s,
     )
+
+
+def _file(path: Path | None) -> Path | None:
+    """The path, or None for a variable that is set and empty."""
+    return None if path is None or path == Path() else path
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -246,10 +246,15 @@ def test_a_pull_since_a_mark_takes_what_is_new_and_refuses_a_series_with_a_gap(
             Fault(f"series/{bad.SeriesInstanceUID}$", "html", times=99),
             Fault(f"/instances/{bad.SOPInstanceUID}$", "torn", times=99),
         ]
+        oldest = noduleflow(workspace, "--json", "ingest", "--dicomweb", proxy.url, "--since", "auto", "--limit", 1)
+        assert oldest.returncode == 0, oldest.stderr
+        record = json.loads(oldest.stdout)
+        assert (record["studies"], record["accepted"], record["series_fetched"]) == (2, 1, 1)
+
         first = noduleflow(workspace, "--json", "ingest", "--dicomweb", proxy.url, "--since", "auto")
         assert first.returncode == 1, first.stderr
         record = json.loads(first.stdout)
-        assert (record["accepted"], record["series_fetched"]) == (1, 1)
+        assert (record["accepted"], record["series_known"], record["series_fetched"]) == (0, 1, 0)
         assert record["refused"] == {"incomplete_transfer": 1}
         assert record["incomplete"][0].startswith("1 of 24 instances cannot be had: 1 x the answer cannot be used")
         assert bad.SOPInstanceUID not in first.stdout + first.stderr
