@@ -245,10 +245,13 @@ def nest_deeply(data: bytes, places: list[Place], rng: random.Random) -> bytes:
 @mutation
 def bomb(data: bytes, places: list[Place], rng: random.Random) -> bytes:
     """A deflated dataset that grows a thousandfold."""
-    meta_end = 144 + struct.unpack_from("<I", data, 140)[0] if data[128:132] == b"DICM" else 0
+    meta_end = 144 + struct.unpack_from("<I", data, 140)[0] if data[128:132] == b"DICM" and len(data) > 144 else 0
     if not meta_end or b"1.2.840.10008.1.2.1.99" not in data[:meta_end]:
         return insert_chunk(data, places, rng)
-    inner = zlib.decompressobj(-15).decompress(data[meta_end:])
+    try:
+        inner = zlib.decompressobj(-15).decompress(data[meta_end:], 1 << 20)
+    except zlib.error:  # another mutation was here before
+        return insert_chunk(data, places, rng)
     size = rng.choice([60, 200]) << 20
     fill = struct.pack("<HH2sHI", 0x0009, 0x1001, b"OB", 0, size)
     cut = inner.find(b"\x10\x00\x10\x00")
