@@ -114,13 +114,15 @@ def _moved(one: NDArray[np.float64], other: NDArray[np.float64]) -> _Move | None
     difference = other - one
     hu = float(np.median(difference))
     size = abs(hu)
-    if size < _LEAST_HU or float(np.mean(np.abs(difference) < _SAME_HU)) > 0.1:
+    still = float(np.mean(np.abs(difference) < _SAME_HU))
+    if size < _LEAST_HU or still > 0.1:
         return None
     ends = np.abs(np.percentile(other, (2, 98)) - np.percentile(one, (2, 98)) - hu).max()
     correlation = float(np.corrcoef(one, other)[0, 1]) if min(one.std(), other.std()) > 1 else 0.0
     spread = float(np.mean(np.abs(difference - hu)))
     if _INTERCEPT_HU[0] <= size <= _INTERCEPT_HU[1]:
-        if ends > 0.3 * size:
+        # something dense may come into view with the slice, then the ends move apart and next to no voxel stays
+        if ends > 0.3 * size and not (correlation >= 0.8 and still < 0.02 and spread < 0.15 * size):
             return None
         unreal = max(float(np.median(one)), float(np.median(other))) > _HIGH_MEDIAN_HU
         return _Move(hu, unreal or correlation >= 0.5)
