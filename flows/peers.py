@@ -54,6 +54,7 @@ def listener_params(host: str, port: int, aet: str) -> ListenerParams:
         aet,
         calling_aets=_words(settings.dicom_calling_aets),
         calling_hosts=_words(settings.dicom_calling_hosts),
+        check_called_aet=settings.dicom_check_called_aet,
         max_pdu_bytes=settings.dicom_max_pdu_bytes,
         max_associations=settings.dicom_max_associations,
         timeout_s=settings.exchange_timeout_s,

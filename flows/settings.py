@@ -32,6 +32,7 @@ class Settings(BaseSettings):
     dicomweb_connections: int = Field(4, ge=1, le=32, description="requests at a time to the DICOMweb server")
     dicom_calling_aets: str = Field("", description="AE titles that may send to us, with commas; empty is everybody")
     dicom_calling_hosts: str = Field("", description="addresses or networks that may send to us; empty is everybody")
+    dicom_check_called_aet: bool = Field(False, description="refuse a sender that calls another AE title than ours")
     dicom_max_associations: int = Field(10, ge=1, description="associations that the listener takes at a time")
     dicom_max_pdu_bytes: int = Field(131_072, ge=4096, description="largest PDU that the listener takes")
     exchange_timeout_s: float = Field(30.0, gt=0, description="how long a PACS may be silent, on either side")

@@ -184,7 +184,7 @@ def test_nothing_of_a_data_set_reaches_a_log(
 
 def test_titles_and_hosts_that_are_not_on_the_list_are_turned_away(inbox: Inbox, mixed: Path) -> None:
     files = sorted(mixed.iterdir())[:1]
-    listener = started(inbox, calling_aets=("SCANNER", "OTHER"))
+    listener = started(inbox, calling_aets=("SCANNER", "OTHER"), check_called_aet=True)
     try:
         assert len(push_dimse(files, node_of(listener)).stored) == 1
         for wrong in ({"calling_aet": "STRANGER"}, {"called_aet": "SOMEBODY"}):
@@ -200,7 +200,7 @@ def test_titles_and_hosts_that_are_not_on_the_list_are_turned_away(inbox: Inbox,
         listener.stop(0)
     listener = started(inbox, calling_hosts=("10.1.2.0/24", "127.0.0.0/8"))
     try:
-        assert len(push_dimse(files, node_of(listener)).stored) == 1
+        assert len(push_dimse(files, node_of(listener, called_aet="ANY-SCP")).stored) == 1
     finally:
         listener.stop(0)
 

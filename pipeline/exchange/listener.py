@@ -34,7 +34,8 @@ class ListenerParams:
     """Where to listen and whom to serve.
 
     aet: our AE title. calling_aets, calling_hosts: who may send; empty is everybody. Hosts are addresses or networks
-    (10.1.2.0/24). max_pdu_bytes: largest PDU we take. timeout_s: of a silent association.
+    (10.1.2.0/24). check_called_aet: turn away who calls another title than ours. max_pdu_bytes: largest PDU we take.
+    timeout_s: of a silent association.
     """
 
     host: str = "127.0.0.1"
@@ -42,6 +43,7 @@ class ListenerParams:
     aet: str = "NODULEFLOW"
     calling_aets: tuple[str, ...] = ()
     calling_hosts: tuple[str, ...] = ()
+    check_called_aet: bool = False
     max_pdu_bytes: int = 131_072
     max_associations: int = 10
     timeout_s: float = 60.0
@@ -81,7 +83,7 @@ class Listener:
         entity.maximum_pdu_size = params.max_pdu_bytes
         entity.maximum_associations = params.max_associations
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = params.timeout_s
-        entity.require_called_aet = True
+        entity.require_called_aet = params.check_called_aet
         entity.require_calling_aet = list(params.calling_aets)
         entity.supported_contexts = contexts_we_take()
         self._entity = entity
