@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -186,6 +187,22 @@ def test_a_series_of_fewer_files_than_the_index_says_is_no_whole_series(
         fetch_lidc(tmp_path / "out", 3, url, index=index)
 
 
+def test_a_series_of_another_size_than_the_index_says_is_not_that_series(
+    index: Path, plan: BucketPlan, tmp_path: Path
+) -> None:
+    table = pd.read_parquet(index)
+    table.loc[table["PatientID"] == "P-2", "series_size_MB"] = 7.0
+    table.to_parquet(index)
+    with bucket_server(plan) as url, pytest.raises(ExchangeError, match=r"0\.3 MB where the index says 7\.0 MB"):
+        fetch_lidc(tmp_path / "out", 3, url, index=index)
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/idc-open-data"])
+def test_an_endpoint_may_name_its_bucket(index: Path, plan: BucketPlan, tmp_path: Path, suffix: str) -> None:
+    with bucket_server(plan) as url:
+        assert fetch_lidc(tmp_path / "out", 1, url + suffix, index=index)["n_files"] == 3
+
+
 def test_verify_finds_a_file_that_was_damaged_on_the_disk(index: Path, plan: BucketPlan, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with bucket_server(plan) as url:
@@ -249,6 +266,38 @@ def test_without_a_network_one_line_says_what_where_and_what_to_do(index: Path, 
     last = done.stderr.splitlines()[-1]
     assert last.startswith("noduleflow: the public bucket cannot be reached: 127.0.0.1")
     assert "--bucket" in last
+
+
+def test_a_bucket_that_goes_away_ends_the_fetch_and_a_later_one_goes_on(
+    index: Path, plan: BucketPlan, tmp_path: Path
+) -> None:
+    gone = []
+
+    class Leaving(public_bucket.HttpBucket):
+        def objects(self, bucket: str, prefix: str) -> list[public_bucket.BucketObject]:
+            if prefix == "uuid-2-1" and not gone:
+                gone.append(True)
+                self._endpoint = "http://127.0.0.1:9"
+            return super().objects(bucket, prefix)
+
+    series = lidc_series(index, 3)
+    with bucket_server(plan) as url:
+        with pytest.raises(public_bucket.UnreachableError):
+            public_data.fetch_series(series, Leaving(url), tmp_path / "out", lambda line: None)
+        assert len(fetched(tmp_path / "out")) == 3
+        fetch_lidc(tmp_path / "out", 3, url, index=index)
+    assert_whole(tmp_path / "out", plan)
+
+
+def test_two_fetches_into_one_folder_at_once_are_told_apart(
+    index: Path, plan: BucketPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.fetch._LOCK_TIMEOUT_S", 0.05)
+    (tmp_path / "out").mkdir()
+    held = FileLock(tmp_path / "out" / ".fetch.lock")
+    with bucket_server(plan) as url, held, pytest.raises(WorkspaceError, match="another fetch"):
+        fetch_lidc(tmp_path / "out", 1, url, index=index)
+    assert plan.requests == []
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ _CHUNK_BYTES = 2**18
 _TIMEOUT_S = (10, 60)
 _LONGEST_WAIT_S = 30.0
 _MAX_PAGES = 1000
+_LIST = "the list of files"
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}")
 #: answers that may be another one a little later
@@ -120,7 +121,7 @@ class FolderBucket:
 
 
 class HttpBucket:
-    """A bucket by path-style URLs below an endpoint: ENDPOINT/BUCKET/KEY.
+    """A bucket by path-style URLs below an endpoint, ENDPOINT/BUCKET/KEY, or an endpoint that is the bucket's own.
 
     attempts: how often a request is tried; wait_s: before the second time, doubled from then on.
     """
@@ -139,14 +140,19 @@ class HttpBucket:
         token = ""
         for _ in range(_MAX_PAGES):
             query = {"list-type": "2", "prefix": folder} | ({"continuation-token": token} if token else {})
-            objects, token = self._retried(partial(self._page, bucket, folder, query), "the list of files")
+            objects, token = self._retried(partial(self._page, bucket, folder, query), _LIST)
             found |= {item.key: item for item in objects}
             if not token:
                 return [found[key] for key in sorted(found)]
         raise ExchangeError("the bucket's list of files does not end", where=self._host)
 
+    def _base(self, bucket: str) -> str:
+        """Where the bucket's keys begin; the endpoint may name it already, in its path or its host."""
+        named = self._endpoint.endswith(f"/{bucket}") or self._host.startswith(f"{bucket}.")
+        return self._endpoint if named else f"{self._endpoint}/{bucket}"
+
     def _page(self, bucket: str, folder: str, query: dict[str, str]) -> tuple[list[BucketObject], str]:
-        with self._session().get(f"{self._endpoint}/{bucket}/", params=query, timeout=_TIMEOUT_S) as answer:
+        with self._session().get(f"{self._base(bucket)}/", params=query, timeout=_TIMEOUT_S) as answer:
             self._check(answer)
             try:
                 root = parse_xml_bytes(answer.content)
@@ -194,7 +200,7 @@ class HttpBucket:
             raise _PassingError("its files differ from their size or MD5")
 
     def _append(self, item: BucketObject, part: Path, have: int) -> None:
-        url = f"{self._endpoint}/{item.bucket}/{quote(item.key)}"
+        url = f"{self._base(item.bucket)}/{quote(item.key)}"
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         with self._session().get(url, headers=headers, timeout=_TIMEOUT_S, stream=True) as answer:
             if answer.status_code == 416:
@@ -240,13 +246,14 @@ class HttpBucket:
                 reached = progress()
                 silent = not self._answered and isinstance(error, requests.RequestException)
                 if failures >= (min(self._attempts, 3) if silent else self._attempts):
-                    raise self._given_up(error, what, silent) from None
+                    gone = silent or (what == _LIST and isinstance(error, requests.ConnectionError | requests.Timeout))
+                    raise self._given_up(error, what, gone) from None
                 asked_s = error.wait_s if isinstance(error, _PassingError) else 0.0
                 time.sleep(min(max(asked_s, self._wait_s * 2 ** (failures - 1)), _LONGEST_WAIT_S))
 
-    def _given_up(self, error: Exception, what: str, silent: bool) -> ExchangeError:
+    def _given_up(self, error: Exception, what: str, gone: bool) -> ExchangeError:
         todo = "What is here stays, and the same command goes on"
-        if silent:
+        if gone:
             return UnreachableError(
                 "the public bucket cannot be reached",
                 where=f"{self._host}, {type(error).__name__}",

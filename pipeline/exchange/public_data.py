@@ -20,6 +20,8 @@ from pipeline.exchange.public_index import Citation, PublicSeries
 
 #: kept free beside what is fetched
 _SPARE_BYTES = 256 * 2**20
+#: by which, and by a hundredth, a series may differ from the size in the index, which is rounded
+_SIZE_SLACK_BYTES = 10**6
 
 
 @dataclass
@@ -87,20 +89,30 @@ def _fetch_one(
     result.n_there += len(objects) - len(wanted)
     futures = [(each, pool.submit(bucket.fetch, each, folder / each.name)) for each in wanted]
     errors = []
-    for each, future in futures:
-        try:
-            future.result()
-        except ExchangeError as error:
-            errors.append(error)
-            continue
-        result.n_files += 1
-        result.n_bytes += each.size_bytes
+    try:
+        for each, future in futures:
+            try:
+                future.result()
+            except ExchangeError as error:
+                errors.append(error)
+                continue
+            result.n_files += 1
+            result.n_bytes += each.size_bytes
+    except BaseException:
+        # an interrupt or a full disk: what is not begun is not begun any more
+        for _, future in futures:
+            future.cancel()
+        raise
     if errors:
         raise errors[0]
     if len(objects) != item.n_instances:
         raise ExchangeError(
             f"incomplete: the bucket lists {len(objects)} files where the index says {item.n_instances}"
         )
+    size_bytes = sum(each.size_bytes for each in objects)
+    if abs(size_bytes - item.size_bytes) > 0.01 * item.size_bytes + _SIZE_SLACK_BYTES:
+        said = f"{size_bytes / 1e6:.1f} MB where the index says {item.size_bytes / 1e6:.1f} MB"
+        raise ExchangeError(f"another series than the index means: the bucket lists {said}")
     return f"{len(objects)} files" + ("" if wanted else ", all there already")
 
 
