@@ -94,6 +94,16 @@ def test_a_resampled_tilt_has_every_voxel_at_its_patient_position(
     assert record.padding_voxels == np.count_nonzero(volume.hu == PADDING_HU) > 0
 
 
+def test_a_noisy_tilt_keeps_its_detail(tmp_path: Path) -> None:
+    truth = tilted(18.5)
+    # noise in every pixel is the finest detail there is
+    truth.hu = (truth.hu + np.random.default_rng(2).normal(0, 20, truth.hu.shape)).astype(np.int16)
+    write_series(tmp_path / "in", slices_of(truth, "P"))
+    (record,) = ingest(tmp_path / "in", tmp_path, tilt="resample")
+    assert isinstance(record, SeriesRecord)
+    assert worst_p95_hu(read_nifti(tmp_path / record.volume_path), truth) <= 30
+
+
 def test_the_origin_of_a_resampled_volume_is_that_of_the_first_slice_on_its_grid(tmp_path: Path) -> None:
     truth = tilted(15.0)
     write_series(tmp_path / "in", slices_of(truth, "P"))
