@@ -19,7 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_fragments
-from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -351,6 +358,14 @@ def test_a_file_cut_in_its_last_delimiter_is_torn(tmp_path: Path, missing: int) 
     content = (tmp_path / "one.dcm").read_bytes()
     (tmp_path / "one.dcm").write_bytes(content[:-missing])
     with pytest.raises(DecodeError, match="cut short"):
+        read_stored(header_of(tmp_path))
+
+
+def test_a_deflated_stream_must_reach_its_end(tmp_path: Path) -> None:
+    save(slices_of(truth_of(body_hu(1)), "x")[0], tmp_path / "one.dcm", DeflatedExplicitVRLittleEndian)
+    content = (tmp_path / "one.dcm").read_bytes()
+    (tmp_path / "one.dcm").write_bytes(content[:-3])
+    with pytest.raises(DecodeError):
         read_stored(header_of(tmp_path))
 
 

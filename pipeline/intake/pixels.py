@@ -26,6 +26,8 @@ _DEFLATED = "1.2.840.10008.1.2.1.99"
 _FRONT_BYTES = 1 << 16
 #: what may stand before the pixels of a deflated dataset, inflated; a bomb is larger
 _MOST_HEADER_BYTES = 1 << 24
+#: and what may stand behind them
+_MOST_BEHIND_BYTES = 1 << 16
 #: pixels of a plane; the largest matrix of a CT scanner is 2048 x 2048
 MOST_PIXELS = 1 << 26
 
@@ -138,7 +140,10 @@ class PixelFile:
                     front = read_front(os.pread(self._descriptor, _FRONT_BYTES, 0))
                 except (OddHeaderError, ShortBufferError):
                     raise DecodeError("the beginning of the file cannot be read") from None
-                self._inflated, _ = inflate(self._descriptor, front.start, limit_bytes)
+                data, ended = inflate(self._descriptor, front.start, limit_bytes + _MOST_BEHIND_BYTES)
+                if not ended:
+                    raise DecodeError("the deflated data do not end behind the pixels")
+                self._inflated = data
             return self._inflated
 
     def _frame(self, header: SliceHeader) -> list[Place]:

@@ -122,7 +122,7 @@ def _moved(one: NDArray[np.float64], other: NDArray[np.float64]) -> _Move | None
     spread = float(np.mean(np.abs(difference - hu)))
     if _INTERCEPT_HU[0] <= size <= _INTERCEPT_HU[1]:
         # something dense may come into view with the slice, then the ends move apart and next to no voxel stays
-        if ends > 0.3 * size and not (correlation >= 0.8 and still < 0.02 and spread < 0.15 * size):
+        if ends > 0.4 * size and not (correlation >= 0.8 and still < 0.02 and spread < 0.15 * size):
             return None
         unreal = max(float(np.median(one)), float(np.median(other))) > _HIGH_MEDIAN_HU
         return _Move(hu, unreal or correlation >= 0.5)
