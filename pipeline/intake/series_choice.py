@@ -81,6 +81,7 @@ def _merit(record: SeriesRecord, longest_mm: float, params: IngestParams) -> _Me
     preferred = params.preferred_thickness_mm
     is_thick = thickness > _THIN * preferred
     pixel_mm = record.spacing_kji_mm[2]
+    wanted = f"{thickness:.4g} mm where {preferred:.4g} mm is preferred"
     compared = (
         (is_derived, "computed from other images" if is_derived else "original"),
         (not is_axial, "axial" if is_axial else "not axial"),
@@ -88,8 +89,8 @@ def _merit(record: SeriesRecord, longest_mm: float, params: IngestParams) -> _Me
         (len(flaws), "; ".join(flaws) if flaws else "without a flaw"),
         (thickness if is_thick else 0, f"{'thick' if is_thick else 'thin'} slices of {thickness:.4g} mm"),
         (_kernel_rank(kernel, params), named),
-        (thickness > preferred, f"{thickness:.4g} mm"),
-        (round(abs(thickness - preferred), 3), f"{thickness:.4g} mm where {preferred:.4g} mm is preferred"),
+        (thickness > preferred, wanted),
+        (round(abs(thickness - preferred), 3), wanted),
         (round(pixel_mm, 3), f"pixels of {pixel_mm:.3g} mm"),
     )
     return _Merit(tuple(float(figure) for figure, _ in compared), tuple(word for _, word in compared))
