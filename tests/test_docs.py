@@ -14,16 +14,20 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from orthanc_server import Orthanc, free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 #: commands that go on until they are ended, and the option that gives them a port
-SERVERS = {"noduleflow serve": "", "mlflow ui": "--port", "prefect server start": "--port"}
+SERVERS = {"noduleflow serve": "", "noduleflow listen": "", "mlflow ui": "--port", "prefect server start": "--port"}
+#: addresses of a PACS as they stand in the documents; the test has one of its own on free ports
+PACS_HTTP, PACS_DICOM = "localhost:8042", "localhost:4242"
 #: a gate may refuse what a document asks for: the cohort of this test is small and its weights are random
 ALLOWED_STATUS = {"noduleflow promote": (0, 4)}
 COMMAND_TIMEOUT_S = 600
@@ -169,10 +173,22 @@ def _make_target_exists(command: str) -> None:
 @pytest.mark.server
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("document", [name for name in DOCUMENTS if commands_of(name)])
-def test_every_command_of_the_document_runs(document: str, first_day: Path) -> None:
+def test_every_command_of_the_document_runs(document: str, first_day: Path, tmp_path: Path) -> None:
     for name, text in files_of(document).items():
         (first_day / name).write_text(text)
-    for command in commands_of(document):
+    commands = commands_of(document)
+    with ExitStack() as servers:
+        if any(PACS_HTTP in command for command in commands):
+            pacs = servers.enter_context(Orthanc(tmp_path / "pacs"))
+            addresses = {PACS_HTTP: f"127.0.0.1:{pacs.http_port}", PACS_DICOM: f"127.0.0.1:{pacs.dicom_port}"}
+            addresses |= {"--port 11112": f"--port {free_port()}"}
+            for documented, own in addresses.items():
+                commands = [command.replace(documented, own) for command in commands]
+        _run_all(commands, first_day)
+
+
+def _run_all(commands: list[str], first_day: Path) -> None:
+    for command in commands:
         start = next((name for name in SERVERS if name in command), "")
         if command.startswith("make "):
             _make_target_exists(command)
