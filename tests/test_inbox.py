@@ -277,6 +277,43 @@ def test_a_pull_since_a_mark_takes_what_is_new_and_refuses_a_series_with_a_gap(
         assert len(dead.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_pull_killed_in_the_middle_goes_on_and_two_at_once_fetch_each_instance_once(
+    series: Path, noduleflow: Run, tmp_path: Path
+) -> None:
+    workspace = tmp_path / "ws"
+    study = str(pydicom.dcmread(next(series.iterdir())).StudyInstanceUID)
+
+    def slowly(status: int, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes]:
+        time.sleep(0.4)
+        return status, headers, body
+
+    with Orthanc(tmp_path / "orthanc") as orthanc, FaultyProxy(orthanc.root) as proxy:
+        push_dicomweb(sorted(series.iterdir()), WebServer(orthanc.url))
+        command = [sys.executable, "-m", "flows", "--workspace", str(workspace), "--json", "ingest"]
+        command += ["--dicomweb", proxy.url, "--study", study]
+        proxy.faults = [Fault("series/[0-9.]+$", "html", times=9), Fault("/instances/", slowly, times=99)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while len(list((workspace / "scratch").rglob("*.dcm"))) < 8:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        arrived = len(list((workspace / "scratch").rglob("*.dcm")))
+        assert arrived < 24
+
+        proxy.faults = []
+        two = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        answers = [process.communicate(timeout=240) for process in two]
+        assert [process.returncode for process in two] == [0, 0], answers
+        records = [json.loads(out) for out, _ in answers]
+        assert sorted(record["accepted"] for record in records) == [0, 1]
+        assert sum(record["instances_fetched"] for record in records) in (24 - arrived, 25 - arrived)
+    assert len(records_of(workspace)) == 1
+    assert [path for path in (workspace / "scratch").rglob("*") if path.is_file()] == []
+
+
 class Listening:
     """`noduleflow listen` in a process of its own."""
 
