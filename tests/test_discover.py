@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
+import socket
 import stat
 import sys
 import tarfile
@@ -11,6 +13,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
+from pydicom.uid import ExplicitVRLittleEndian
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -144,3 +149,129 @@ def test_dicomdir_file_sets_are_read_by_their_files(traps: Path, tmp_path: Path)
     found = find(traps / "pydicom_ct" / "dicomdirtests", tmp_path, keep=True)
     assert sorted(len(raw.slices) for raw in found.series) == [2, 4, 5, 50]
     assert all(item.reason in (ReasonCode.NOT_AN_IMAGE, ReasonCode.NOT_DICOM) for item in found.rejections)
+
+
+def test_a_folder_is_full_of_traps_and_nothing_hangs_or_is_read_that_is_no_file(series: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "deep" / "er").mkdir(parents=True)
+    good = next(series.rglob("*.dcm")).read_bytes()
+    (folder / "deep" / "a").write_bytes(good)
+    os.mkfifo(folder / "deep" / "pipe.dcm")
+    with socket.socket(socket.AF_UNIX) as door:
+        door.bind(str(folder / "deep" / "door"))
+    (folder / "deep" / "er" / "up").symlink_to(folder)
+    (folder / "deep" / "round").symlink_to(folder / "deep" / "round")
+    (folder / "deep" / "device").symlink_to("/dev/zero")
+    (folder / "deep" / "nothing").symlink_to(folder / "gone")
+    (folder / "elsewhere").symlink_to(folder / "deep" / "a")
+    raw = os.fsencode(folder) + b"/M\xfcller"
+    with open(raw, "wb") as stream:  # noqa: PTH123 - a name that is no text
+        stream.write(good)
+    found = find(folder, tmp_path)
+    assert sorted(len(raw.slices) for raw in found.series) == [3]
+    assert [item.reason for item in found.rejections] == [ReasonCode.UNREADABLE] * 2
+    assert find(folder, tmp_path, keep=True).series[0].slices[0].relative
+    assert all(item.path.encode() for item in find(folder, tmp_path, keep=True).rejections)
+
+
+def test_a_file_that_vanishes_or_may_not_be_read_is_told_and_counted_beside_its_series(
+    series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(series / "Mueller" / "CT", folder)
+    for name in ("gone.dcm", "locked.dcm"):
+        shutil.copy(folder / "000.dcm", folder / name)
+    opened = os.open
+
+    def refuse(path: Path, *rest: int) -> int:
+        if Path(path).name == "gone.dcm":
+            Path(path).unlink()
+        if Path(path).name == "locked.dcm":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *rest)
+
+    monkeypatch.setattr(os, "open", refuse)
+    found = find(folder, tmp_path)
+    assert [item.reason for item in found.rejections] == [ReasonCode.UNREADABLE] * 2
+    assert [(len(raw.slices), raw.unreadable_beside) for raw in found.series] == [(5, 2)]
+
+
+def test_a_folder_that_may_not_be_opened_is_told(series: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(series / "Mueller", tmp_path / "in")
+    (tmp_path / "in" / "locked").mkdir()
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find(tmp_path / "in", tmp_path, keep=True)
+    assert [(item.path, item.reason, item.detail) for item in found.rejections] == [
+        ("locked", ReasonCode.UNREADABLE, "the folder cannot be opened")
+    ]
+    assert [raw.unreadable_beside for raw in found.series] == [0]
+
+
+def test_a_torn_file_is_counted_beside_the_series_of_its_folder_and_no_other(series: Path, tmp_path: Path) -> None:
+    shutil.copytree(series / "Mueller" / "CT", tmp_path / "in" / "a")
+    write_series(tmp_path / "in" / "b", slices_of(truth_of(), "P2")[:4])
+    content = (tmp_path / "in" / "a" / "000.dcm").read_bytes()
+    (tmp_path / "in" / "a" / "torn.dcm").write_bytes(content[:300])
+    (tmp_path / "in" / "b" / "notes.txt").write_text("no slice")
+    found = find(tmp_path / "in", tmp_path)
+    assert sorted((len(raw.slices), raw.unreadable_beside) for raw in found.series) == [(4, 0), (5, 1)]
+
+
+def test_archives_inside_the_source_are_listed_and_not_opened(series: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for kind in ("zip", "tar", "gztar", "xztar"):
+        shutil.make_archive(str(folder / f"study-{kind}"), kind, series)
+    found = find(folder, tmp_path)
+    assert [item.reason for item in found.rejections] == [ReasonCode.NESTED_ARCHIVE] * 4
+    packed = Path(shutil.make_archive(str(tmp_path / "outer"), "tar", folder))
+    assert [item.reason for item in find(packed, tmp_path / "scratch").rejections] == [ReasonCode.NESTED_ARCHIVE] * 4
+
+
+def test_a_tar_whose_last_member_is_a_zip_is_a_tar(series: Path, tmp_path: Path) -> None:
+    inner = Path(shutil.make_archive(str(tmp_path / "inner"), "zip", series))
+    with tarfile.open(tmp_path / "outer.tar", "w") as out:
+        out.add(series, "a")
+        out.add(inner, "z.zip")
+    found = find(tmp_path / "outer.tar", tmp_path / "scratch")
+    assert [len(raw.slices) for raw in found.series] == [5]
+    assert [item.reason for item in found.rejections] == [ReasonCode.NESTED_ARCHIVE]
+
+
+def file_set(folder: Path, names: list[list[str]]) -> None:
+    """A DICOMDIR that names files."""
+    directory, meta = Dataset(), FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = "1.2.840.10008.1.3.10", ExplicitVRLittleEndian
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    records = []
+    for name in names:
+        record = Dataset()
+        record.DirectoryRecordType, record.ReferencedFileID = "IMAGE", name
+        records.append(record)
+    directory.SOPClassUID, directory.SOPInstanceUID = meta.MediaStorageSOPClassUID, "1.2.3"
+    directory.DirectoryRecordSequence = Sequence(records)
+    directory.file_meta = meta
+    directory.save_as(folder / "DICOMDIR", enforce_file_format=True)
+
+
+def test_files_that_only_a_dicomdir_names_are_listed_and_counted(series: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "ct").mkdir(parents=True)
+    for number in range(4):
+        shutil.copy(series / "Mueller" / "CT" / f"00{number}.dcm", folder / "ct" / f"im00{number}")
+    inside = [["CT", f"IM00{number}"] for number in range(6)]
+    file_set(folder, [*inside, ["..", "..", "etc", "passwd"], ["/etc/passwd"], [""]])
+    found = find(folder, tmp_path, keep=True)
+    assert [(item.path, item.reason) for item in found.rejections] == [
+        ("DICOMDIR", ReasonCode.NOT_AN_IMAGE),
+        ("CT/IM004", ReasonCode.UNREADABLE),
+        ("CT/IM005", ReasonCode.UNREADABLE),
+    ]
+    assert [(len(raw.slices), raw.unreadable_beside) for raw in found.series] == [(4, 2)]

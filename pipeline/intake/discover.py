@@ -109,7 +109,7 @@ class SourceScan:
         self._group_keys: dict[tuple[str, str, str], str] = {}
         self._files: list[ReadFile] = []
         #: folder -> files in it that could be slices and cannot be read
-        self.unreadable: Counter[str] = Counter()
+        self._unreadable: Counter[str] = Counter()
 
     def read(self, file: SourceFile) -> str:
         """Read one file; returns the key of the group that it belongs to, "" where it belongs to none."""
@@ -143,13 +143,13 @@ class SourceScan:
 
     def _refused(self, file: SourceFile, reason: ReasonCode) -> ReadFile:
         if reason is ReasonCode.UNREADABLE and not file.folder:
-            self.unreadable[folder_of(file.relative)] += 1
+            self._unreadable[folder_key(file.relative)] += 1
         path = self._pseudonymizer.path(file.relative)
         return ReadFile(file, rejections=(Rejection(path=path, reason=reason, detail=file.problem),))
 
     def _directory(self, file: SourceFile, path: Path, header: SliceHeader) -> ReadFile:
         missing = missing_files(path, file.relative, self._there)
-        self.unreadable.update(folder_of(name) for name in missing)
+        self._unreadable.update(folder_key(name) for name in missing)
         itself = (ReasonCode.NOT_AN_IMAGE, "a DICOMDIR")
         absent = (ReasonCode.UNREADABLE, "named by a DICOMDIR, but not there")
         rejections = tuple(
@@ -157,6 +157,12 @@ class SourceScan:
             for name, (reason, detail) in [(file.relative, itself), *((name, absent) for name in missing)]
         )
         return ReadFile(file, rejections=rejections, header=header, names_missing=bool(missing))
+
+    def unreadable_beside(self, files: Iterable[str]) -> int:
+        """How many files in the folders of these could be slices and cannot be read, as far as was read."""
+        if not self._unreadable:
+            return 0
+        return sum(self._unreadable[folder] for folder in {folder_key(relative) for relative in files})
 
     def discovery(self) -> Discovery:
         """All that was read, in series."""
@@ -171,9 +177,14 @@ class SourceScan:
             self._pseudonymizer.uid_key(ordered[0].series_instance_uid),
             tuple(ordered),
             ordered[0].relative if len(ordered) == 1 else os.path.commonpath(folders),
-            sum(self.unreadable[folder] for folder in folders) if self.unreadable else 0,
+            self.unreadable_beside(header.relative for header in ordered),
             group_key,
         )
+
+
+def folder_key(relative: str) -> str:
+    """The folder as it compares between a medium and its copy on a disk."""
+    return folder_of(relative).casefold()
 
 
 def folder_of(relative: str) -> str:

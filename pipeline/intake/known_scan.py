@@ -14,7 +14,7 @@ from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake.archive import is_archive
-from pipeline.intake.discover import Discovery, SourceScan, folder_of, list_files
+from pipeline.intake.discover import Discovery, SourceScan, list_files
 from pipeline.intake.known_source import FileDigests, KnownFile, KnownGroup, KnownSeries, KnownSource
 from pipeline.intake.source_files import FileState, SourceFile
 
@@ -189,8 +189,7 @@ def _read_touched(scan: SourceScan, comparison: _Comparison, known: KnownSource)
     for file in comparison.fresh:
         touched.add(numbers.get(scan.read(file), -1))
     for number, members in comparison.members.items():
-        folders = {folder_of(file.relative) for file in members} if scan.unreadable else set()
-        if sum(scan.unreadable[folder] for folder in folders) != known.groups[number].unreadable_beside:
+        if scan.unreadable_beside(file.relative for file in members) != known.groups[number].unreadable_beside:
             touched.add(number)
     for number in sorted(touched & comparison.members.keys()):
         for file in comparison.members[number]:

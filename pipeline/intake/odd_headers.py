@@ -32,6 +32,7 @@ MAX_HEADER_BYTES = 64 << 20
 #: and what it may inflate to
 MAX_INFLATED_BYTES = 16 << 20
 _FRONT_BYTES = 64 << 10
+_PREFIX_BYTES = 134
 _DAMAGED_BYTES = 4 << 20
 _SERIES_UID = 0x0020000E
 _TAGS: list[BaseTag | int] = [Tag(keyword) for keyword in KEYWORDS]
@@ -166,7 +167,10 @@ def _by_guess(file: OpenFile) -> SliceHeader | None:
     encoding = Encoding(bool(implicit), bool(little))
     meta = getattr(dataset, "file_meta", Dataset())
     front = Front((), 0, str(meta.get("TransferSyntaxUID", "")), encoding)
-    return slice_header(dataset, file.facts(b"", front, encoding, _pixels(stream, encoding), deflated=False))
+    header = slice_header(dataset, file.facts(b"", front, encoding, _pixels(stream, encoding), deflated=False))
+    if header is None and file.beginning(_PREFIX_BYTES).endswith(b"DICM\2\0"):
+        raise OddHeaderError  # it began as DICOM should
+    return header
 
 
 def _pixels(stream: io.RawIOBase | io.BytesIO, encoding: Encoding) -> Element | None:
