@@ -28,8 +28,8 @@ from pipeline.intake.rescale import Tables, rescale
 _MAX_THREADS = 4
 #: planes that a thread takes at once: neighbours share pages of memory, and two threads on one page wait for each other
 _RUN = 8
-#: samples a side that plausibility is judged by
-_SAMPLES = 40
+#: samples a side that plausibility is judged by, in a volume of many slices and in one of few
+_SAMPLES, _SAMPLES_OF_FEW, _MANY = 32, 64, 64
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def decode_volume(slices: Sequence[SliceHeader], params: IngestParams) -> Decode
     odd = next((header for header in slices if (header.rows, header.columns) != shape[1:]), None)
     if odd is not None:
         return Refusal(ReasonCode.MIXED_MATRIX, "slices of one volume differ in their number of pixels", (odd,))
-    steps = max(shape[1] // _SAMPLES, 1), max(shape[2] // _SAMPLES, 1)
+    samples_a_side = _SAMPLES if len(slices) >= _MANY else _SAMPLES_OF_FEW
+    steps = max(shape[1] // samples_a_side, 1), max(shape[2] // samples_a_side, 1)
     try:
         # a header that lies about its size costs nothing: no page is touched before a plane's own lengths were checked
         hu = np.empty(shape, dtype=np.int16)

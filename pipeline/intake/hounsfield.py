@@ -75,8 +75,8 @@ class _Histogram:
     def deviation_hu(self) -> float:
         """Standard deviation of all samples."""
         hu = np.arange(len(self.counts)) + (UNREAL_HU + 1)
-        mean = float(self.counts @ hu) / self.total
-        return float(np.sqrt(self.counts @ (hu - mean) ** 2 / self.total))
+        mean = float((self.counts * hu).sum()) / self.total
+        return float(np.sqrt((self.counts * (hu - mean) ** 2).sum() / self.total))
 
     def commonest(self, high_hu: int) -> float:
         """Share of the samples that have the one commonest value below `high_hu`."""
