@@ -1,0 +1,22 @@
+"""One frozen parameter class a step. Defaults live here; a preset holds only what differs; unknown keys are refused."""
+
+from data_contracts.params.base import Params
+from data_contracts.params.cohort import LabelParams, PatchParams, PhantomParams, SplitParams
+from data_contracts.params.intake import DeidentifyParams, IngestParams
+from data_contracts.params.learning import AdaptationGateParams, EvaluateParams, FeatureParams, TrainParams
+from data_contracts.params.review import ReviewParams
+
+__all__ = [
+    "AdaptationGateParams",
+    "DeidentifyParams",
+    "EvaluateParams",
+    "FeatureParams",
+    "IngestParams",
+    "LabelParams",
+    "Params",
+    "PatchParams",
+    "PhantomParams",
+    "ReviewParams",
+    "SplitParams",
+    "TrainParams",
+]
