@@ -204,3 +204,25 @@ def test_a_broken_or_bottomless_sequence_leaves_nothing_behind() -> None:
         (UNLISTED[3], element(UNLISTED[3], "LO", sentinels.word().encode())),
     ]
     assert traces(deidentified(file_of(parts, sentinels), DeidentifyParams()), sentinels) == []
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 100", "ISO_IR 192"])
+def test_an_object_built_or_decoded_in_memory_is_treated_as_its_file_is(charset: str) -> None:
+    sentinels = fresh()
+    encoding = {"ISO_IR 100": "latin-1", "ISO_IR 192": "utf-8"}[charset]
+    parts = [(0x00080005, element(0x00080005, "CS", charset.encode()))]
+    for tag, vr, text in (
+        (0x00100010, "PN", "Müßig^Jörg"),
+        (0x00100020, "LO", "ÄÖ-17"),
+        (0x00080070, "LO", "Müßig GmbH"),
+        (0x00281055, "LO", "Knochen weiß"),
+    ):
+        parts.append((tag, element(tag, vr, text.encode(encoding))))
+    content = file_of(parts, sentinels)
+    read, decoded = (pydicom.dcmread(io.BytesIO(content)) for _ in range(2))
+    decoded.decode()
+    engine = Deidentifier(Pseudonymizer(b"memory"))
+    one, other = (to_bytes(engine.apply(dataset)[0]) for dataset in (read, decoded))
+    assert one == other
+    assert "Knochen weiß".encode() in one
+    assert "Müßig".encode() not in one

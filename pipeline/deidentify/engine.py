@@ -145,7 +145,7 @@ class _Walk:
         entry = dictionary_entry(tag)
         if entry is not None and entry[0] == "SQ":
             return self._sequence(tag, element, charset, depth)
-        value = bytes_of(element, self.little)
+        value = bytes_of(element, self.little, charset)
         file_vr = element.VR
         if scheme is not None and tag in _CODE_PARTS:
             coded = self.cleaner.clean_code(tag, scheme, value, charset)

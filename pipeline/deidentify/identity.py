@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.deidentify.text import decode, encodings_of, identifier_parts
+from pipeline.deidentify.writer import bytes_of
 
 #: the patient's own: name, ids, other ids and names, birth name, mother's birth name, accession number, study id
 _OWN = (0x00100010, 0x00100020, 0x00101000, 0x00101001, 0x00101005, 0x00101060, 0x00080050, 0x00200010)
@@ -53,7 +54,7 @@ def header_identity(dataset: Dataset) -> HeaderIdentity:
     encodings = encodings_of(charset)
 
     def text(tag: int) -> str:
-        return decode(_raw(elements, tag), encodings).strip().strip("\0").strip()
+        return decode(_raw(elements, tag, charset), encodings).strip().strip("\0").strip()
 
     return HeaderIdentity(
         patient_id=text(_ID),
@@ -65,8 +66,8 @@ def header_identity(dataset: Dataset) -> HeaderIdentity:
         sop_instance_uid=text(_SOP),
         sop_class_uid=text(_SOP_CLASS),
         charset=charset,
-        names=_parts(charset, tuple(_raw(elements, tag) for tag in _OWN)),
-        others=_parts(charset, tuple(_raw(elements, tag) for tag in (*_OTHERS, *_MORE_OTHERS))),
+        names=_parts(charset, tuple(_raw(elements, tag, charset) for tag in _OWN)),
+        others=_parts(charset, tuple(_raw(elements, tag, charset) for tag in (*_OTHERS, *_MORE_OTHERS))),
     )
 
 
@@ -77,13 +78,7 @@ def _parts(charset: bytes, values: tuple[bytes, ...]) -> frozenset[str]:
     return identifier_parts(decode(value, encodings) for value in values)
 
 
-def _raw(elements: dict[int, Any], tag: int) -> bytes:
+def _raw(elements: dict[int, Any], tag: int, charset: bytes = b"") -> bytes:
     """Value of an element as bytes, b"" where there is none."""
     element = elements.get(tag)
-    if element is None:
-        return b""
-    if element.is_raw:
-        return bytes(element.value or b"")
-    value = element.value
-    parts = value if isinstance(value, (list, tuple)) or type(value).__name__ == "MultiValue" else [value]
-    return "\\".join(str(part) for part in parts if part is not None).encode()
+    return b"" if element is None else bytes_of(element, True, charset)

@@ -15,6 +15,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from pipeline.deidentify.burned_in import Rectangle, blank
+from pipeline.deidentify.writer import bytes_of
 
 _PIXEL_DATA = Tag(0x7FE00010)
 _EXPLICIT, _BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -67,8 +68,7 @@ def hide_unused_bits(dataset: Dataset) -> None:
     ------
     PixelsError: an overlay lies in compressed pixels that cannot be decoded.
     """
-    groups = {tag >> 16 for tag in dataset.keys() if tag >> 16 & 0xFF01 == 0x6000}  # noqa: SIM118
-    if all(Tag(group, 0x3000) in dataset for group in groups) or _PIXEL_DATA not in dataset:
+    if _PIXEL_DATA not in dataset or not _has_embedded_overlay(dataset):
         return
     facts = facts_of(dataset)
     samples = _decoded(dataset, facts)
@@ -81,6 +81,20 @@ def hide_unused_bits(dataset: Dataset) -> None:
     signed = shifted.view(f"{samples.dtype.byteorder}i{samples.dtype.itemsize}") if _is_signed(facts) else shifted
     kept = (signed >> (width - stored)) << low
     _store(dataset, facts, kept.view(samples.dtype))
+
+
+def _has_embedded_overlay(dataset: Dataset) -> bool:
+    """Whether an overlay without data of its own says that it lies in bits of the pixels (retired, PS3.3-2004)."""
+    tags = {int(tag) for tag in dataset.keys() if tag >> 16 & 0xFF01 == 0x6000}  # noqa: SIM118
+    for group in {tag >> 16 << 16 for tag in tags}:
+        if group | 0x3000 in tags:
+            continue
+        for low, least in ((0x0100, 2), (0x0102, 1)):  # OverlayBitsAllocated, OverlayBitPosition
+            if group | low in tags:
+                value = bytes_of(dataset.get_item(group | low), True)[:2]
+                if max(int.from_bytes(value, "little"), int.from_bytes(value, "big")) >= least:
+                    return True
+    return False
 
 
 def _number(facts: Dataset, keyword: str, default: int) -> int:

@@ -16,6 +16,7 @@ from pydicom.filewriter import write_data_element
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 
+from pipeline.deidentify.text import encodings_of
 from pipeline.deidentify.values import LONG_VRS, pad
 
 #: names this program in the objects that it writes (PS3.7 D.3.3.2)
@@ -26,19 +27,24 @@ _UNDEFINED = 0xFFFFFFFF
 _LONGEST_SHORT_BYTES = 0xFFFE
 
 
-def bytes_of(element: Any, little: bool) -> bytes:
-    """The value of an element as a file holds it; b"" for a sequence, and for what cannot be encoded."""
+def bytes_of(element: Any, little: bool, charset: bytes = b"") -> bytes:
+    """The value of an element as a file holds it; b"" for a sequence, and for what cannot be encoded.
+
+    charset: raw SpecificCharacterSet of the dataset, by which a decoded text is encoded again.
+    """
     if element.is_raw:
         return bytes(element.value or b"")
     if isinstance(element.value, Sequence):
         return b""
-    stream = DicomBytesIO()
-    stream.is_implicit_VR, stream.is_little_endian = True, little
-    try:
-        write_data_element(stream, element, ["utf-8"])
-    except Exception:  # a value that its representation cannot hold
-        return b""
-    return bytes(stream.getvalue()[8:])
+    for encodings in (list(encodings_of(charset)), ["utf-8"]):
+        stream = DicomBytesIO()
+        stream.is_implicit_VR, stream.is_little_endian = True, little
+        try:
+            write_data_element(stream, element, encodings)
+        except Exception:  # a value that its representation or its character set cannot hold
+            continue
+        return bytes(stream.getvalue()[8:])
+    return b""
 
 
 def file_meta(original: Dataset, sop_class_uid: str, sop_instance_uid: str) -> FileMetaDataset:
