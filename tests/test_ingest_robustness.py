@@ -64,6 +64,7 @@ def _silently(source: Path, workspace: Path) -> None:
     run_ingest(source, workspace)
 
 
+@pytest.mark.slow
 def test_an_ingest_killed_at_twenty_moments_ends_as_if_undisturbed(many: Path, tmp_path: Path) -> None:
     undisturbed = run_ingest(many, tmp_path / "whole")
     context, moments = multiprocessing.get_context("fork"), random.Random()
@@ -277,6 +278,7 @@ def test_a_second_run_says_that_there_is_nothing_to_do(undisturbed: Path, comman
     assert _tables(undisturbed) == before
 
 
+@pytest.mark.slow
 def test_a_killed_command_run_again_leaves_the_tables_of_an_undisturbed_one(
     undisturbed: Path, command: Command, few: Path, tmp_path: Path
 ) -> None:
@@ -298,6 +300,7 @@ def test_a_killed_command_run_again_leaves_the_tables_of_an_undisturbed_one(
     assert _contents(tmp_path) == _contents(undisturbed)
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_on_sources_that_overlap_lose_and_double_nothing(
     undisturbed: Path, command: Command, few: Path, tmp_path: Path
 ) -> None:

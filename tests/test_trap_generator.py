@@ -66,7 +66,7 @@ def test_a_fresh_variant_of_each_kind_holds(kind: str, seed: int, tmp_path: Path
 
 
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize="CI" in os.environ,
     print_blob=True,
