@@ -1,6 +1,6 @@
 """Features, fine-tuning and augmentation beside eager torch and MONAI, and beside what the processor can do at most.
 
-    python tests/benchmarks/bench_features.py [--rounds 6] [--only features,steps,augmentation,numbers] [--compile]
+    python tests/benchmarks/bench_features.py [--rounds 6] [--only features,steps,augmentation,numbers,training] [--compile]
 
 Prints a table and writes bench/features.json. Every variant of a network has a process of its own, because the
 allocator of a process cannot be put back; the processes take turns, so that load falls on all alike. ResNet50 has
@@ -206,28 +206,29 @@ def one_augmentation(name: str, shape: tuple[int, ...], rounds: int) -> list[Row
     ]
 
 
-def number_rows() -> list[Row]:
-    """Cosines and AUC on real nodules; none where the real data is absent."""
+def number_rows(*, training: bool) -> list[Row]:
+    """Cosines and AUC on real nodules, of features or after training in bf16; none where the real data is absent."""
     import features_auc
 
     if not features_auc.DATA.is_dir():
         print("cosines and AUC: there is no ../shared/data beside the repository", file=sys.stderr)
         return []
-    return [*features_auc.numerical_rows(), *features_auc.fine_tuning_rows()]
+    return features_auc.fine_tuning_rows() if training else features_auc.numerical_rows()
 
 
 def main() -> int:
     """Measure, print, write bench/features.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--only", default="features,steps,augmentation,numbers")
+    parser.add_argument("--only", default="features,steps,augmentation,numbers,training")
     parser.add_argument("--compile", action="store_true", help="torch.compile too, whose first call takes a minute")
     options = parser.parse_args()
     parts: dict[str, Callable[[], list[Row]]] = {
         "features": lambda: feature_rows(options.rounds, compiled=options.compile),
         "steps": lambda: step_rows(options.rounds),
         "augmentation": lambda: augmentation_rows(options.rounds),
-        "numbers": number_rows,
+        "numbers": lambda: number_rows(training=False),
+        "training": lambda: number_rows(training=True),
     }
     chosen = options.only.split(",")
     rows: list[Row] = []
