@@ -124,6 +124,22 @@ _OF_A_SLICE: dict[int, tuple[str, Any, Callable[[bytes], Any]]] = {
     0x00281053: ("rescale_slope", None, _number),
 }
 _PICKED = frozenset(_OF_A_SLICE)
+#: differ from slice to slice in most series and are not read: lengths of groups, the UID in the meta information, a
+#: time, tube current, slice location, windows and extreme values
+_OFTEN_DIFFERENT = frozenset(
+    (
+        0x00020000,
+        0x00020003,
+        0x00080000,
+        0x00080013,
+        0x00181151,
+        0x00201041,
+        0x00280106,
+        0x00280107,
+        0x00281050,
+        0x00281051,
+    )
+)
 _CONSTANT = frozenset(_VRS) - _PICKED | {TRANSFER_SYNTAX_TAG}
 
 
@@ -139,7 +155,7 @@ class HeaderReader:
         self._memory: dict[tuple[Any, ...], Any] = {}
         self._known: dict[tuple[bytes, ...], tuple[Layout, dict[str, Any]]] = {}
         self._last: tuple[Layout, dict[str, Any]] | None = None
-        self._varying = set(_PICKED)
+        self._varying = set(_PICKED | _OFTEN_DIFFERENT)
 
     def read(self, path: Path, relative: str) -> SliceHeader | None:
         """The facts of one file; None where it is DICOM without being an instance (no SOP Class and no Modality).
