@@ -1,6 +1,6 @@
 """Features, fine-tuning and augmentation beside eager torch and MONAI, and beside what the processor can do at most.
 
-    python tests/benchmarks/bench_features.py [--rounds 6] [--only features,steps,augmentation,numbers,training] [--compile]
+    python tests/benchmarks/bench_features.py [--rounds 6] [--only features,steps] [--compile]
 
 Prints a table and writes bench/features.json. Every variant of a network has a process of its own, because the
 allocator of a process cannot be put back; the processes take turns, so that load falls on all alike. ResNet50 has
