@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -211,7 +211,7 @@ def _stored_by_each(ds: pydicom.Dataset) -> Iterator[np.ndarray]:
         high = stored - 1
         with contextlib.suppress(Exception):
             parts = list(pydicom.encaps.generate_frames(ds.PixelData, number_of_frames=frames))
-            for decode in (imagecodecs.ljpeg_decode, imagecodecs.jpegls_decode, imagecodecs.jpeg2k_decode, _rle):
+            for decode in _DECODERS:
                 with contextlib.suppress(Exception):
                     raw.append(np.stack([decode(part).reshape(ds.Rows, ds.Columns) for part in parts]).astype(np.int64))
     else:
@@ -228,6 +228,15 @@ def _stored_by_each(ds: pydicom.Dataset) -> Iterator[np.ndarray]:
 
 def _rle(data: bytes) -> np.ndarray:
     return np.frombuffer(imagecodecs.dicomrle_decode(data, "<u2"), "<u2")
+
+
+_DECODERS: tuple[Callable[[bytes], np.ndarray], ...] = (
+    imagecodecs.ljpeg_decode,
+    imagecodecs.jpegls_decode,
+    imagecodecs.jpeg2k_decode,
+    imagecodecs.htj2k_decode,
+    _rle,
+)
 
 
 def _number(value: object) -> float:

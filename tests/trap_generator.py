@@ -1,6 +1,6 @@
 """Trap series in fresh variants with their truth: volume x pose x encoding x damage, all out of one stream of draws.
 
-`draw` takes a `random.Random`: of a seed for a set on disk, of hypothesis for a search that shrinks.
+`draw` takes a `random.Random` of a seed: a set on disk and a search by hypothesis make the same trap of the same seed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import trap_damage  # noqa: F401  registers its kinds
 import trap_multiframe  # noqa: F401  registers its kinds
-from hypothesis import strategies as st
 from trap_files import LAYOUTS, LOSSLESS, NATIVE, QUIRKS, write_planes
 from trap_kinds import KINDS, Draft
 from trap_series import Plan, draw_plan, truth_and_planes
@@ -78,13 +77,6 @@ def write_set(
     cases = {case: {"expect": draft.expect} for case, draft in drafts.items()}
     (folder / "cases.json").write_text(json.dumps(cases, indent=1))
     return drafts
-
-
-@st.composite
-def drafts(draw_from: st.DrawFn, kinds: Sequence[str] = (), patient: str = "case") -> Draft:
-    """Hypothesis strategy of traps."""
-    kind = draw_from(st.sampled_from(list(kinds or KINDS)))
-    return draw(draw_from(st.randoms(use_true_random=False)), kind, patient)
 
 
 def described(draft: Draft) -> str:
