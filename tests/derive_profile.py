@@ -65,10 +65,9 @@ def newer_actions() -> dict[str, str]:
     for action in _ACTIONS:
         name = action.replace("/", "_").replace("*", "_STAR") + "_TAGS"
         for tag in getattr(newer, name):
-            if len(tag) == 4:
-                key = {0x5000: "50xxxxxx"}.get(tag[0], f"60xx{tag[1]:04x}")
-            else:
-                key = f"{tag[0]:04x}{tag[1]:04x}"
+            # a tag of four numbers is a repeating group: 50xx, or an element of 60xx
+            repeating = "50xxxxxx" if tag[0] == 0x5000 else f"60xx{tag[1]:04x}"
+            key = repeating if len(tag) == 4 else f"{tag[0]:04x}{tag[1]:04x}"
             actions[key] = action
     return actions
 

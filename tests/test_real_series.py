@@ -12,8 +12,8 @@ from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
 from data_contracts.volume import PADDING_HU
-from pipeline.annotations.match import match_annotations
 from pipeline.annotations.formats import read_annotations
+from pipeline.annotations.match import match_annotations
 from pipeline.cohort.lidc_database import LidcDatabase
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.imaging.nifti import read_nifti
