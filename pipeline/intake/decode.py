@@ -23,6 +23,7 @@ from pipeline.intake.hounsfield import PADDED, judge_hounsfield
 from pipeline.intake.padding import find_padding, replace_padding
 from pipeline.intake.pixels import PixelFile, SampleFormat
 from pipeline.intake.rescale import Tables, rescale
+from pipeline.intake.volume_memory import VolumeMemory
 
 #: decoders release the GIL; more threads only cost memory
 _MAX_THREADS = 4
@@ -60,8 +61,13 @@ class _Plane:
     lossy: bool
 
 
-def decode_volume(slices: Sequence[SliceHeader], params: IngestParams) -> DecodedVolume | Refusal:
-    """All planes as HU, or the first one that cannot be had, or why their values are no HU of a patient."""
+def decode_volume(
+    slices: Sequence[SliceHeader], params: IngestParams, memory: VolumeMemory | None = None
+) -> DecodedVolume | Refusal:
+    """All planes as HU, or the first one that cannot be had, or why their values are no HU of a patient.
+
+    memory: where the volume is put; it lasts until the next volume there. Its own pages where none is given.
+    """
     first = slices[0]
     shape = (len(slices), first.rows, first.columns)
     odd = next((header for header in slices if (header.rows, header.columns) != shape[1:]), None)
@@ -71,7 +77,7 @@ def decode_volume(slices: Sequence[SliceHeader], params: IngestParams) -> Decode
     steps = max(shape[1] // samples_a_side, 1), max(shape[2] // samples_a_side, 1)
     try:
         # a header that lies about its size costs nothing: no page is touched before a plane's own lengths were checked
-        hu = np.empty(shape, dtype=np.int16)
+        hu = (memory or VolumeMemory()).array(shape)
         samples = np.empty((shape[0], -(-shape[1] // steps[0]), -(-shape[2] // steps[1])), dtype=np.int16)
     except (MemoryError, ValueError):
         detail = f"{shape[0]} x {shape[1]} x {shape[2]} voxels do not fit into memory"

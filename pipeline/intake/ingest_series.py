@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,19 @@ from pipeline.intake.geometry import Refusal
 from pipeline.intake.headers import SliceHeader
 from pipeline.intake.store import store_series, volume_name
 from pipeline.intake.triage import triage
+from pipeline.intake.volume_memory import VolumeMemory
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _OfThread(threading.local):
+    """Each thread's memory for the volume it is at; a volume is stored before the next one takes its place."""
+
+    def __init__(self) -> None:
+        self.memory = VolumeMemory()
+
+
+_OWN = _OfThread()
 
 
 def ingest_series(
@@ -72,7 +84,7 @@ def _ingest(
 def _ingest_part(
     raw: RawSeries, part: Part, pseudonymizer: Pseudonymizer, params: IngestParams, series_root: Path, site: str
 ) -> SeriesRecord | Refusal:
-    pixels = decode_volume(part.slices, params)
+    pixels = decode_volume(part.slices, params, _OWN.memory)
     if isinstance(pixels, Refusal):
         return pixels
     frame = part.slices[0].frame_of_reference_uid

@@ -34,12 +34,11 @@ class Table:
 class Rescaled:
     """What is known of a plane that holds HU now.
 
-    lowest, highest: HU, padding included. clipped: voxels beyond int16 that are no padding.
+    lowest: HU, padding included. clipped: voxels beyond int16 that are no padding.
     named: mask of the header's padding values, None where none is there.
     """
 
     lowest: int
-    highest: int
     clipped: int
     named: NDArray[np.bool_] | None
 
@@ -96,19 +95,23 @@ def _added(
 ) -> Rescaled | None:
     """HU by one addition; None where bits must be masked first, or HU leave int16."""
     values = samples.view(np.int16 if layout.signed else np.uint16)
-    lowest, highest = int(values.min()), int(values.max())
     bound = 1 << (layout.bits - 1 if layout.signed else layout.bits)
-    if layout.shift or lowest < (-bound if layout.signed else 0) or highest >= bound:
+    lowest = int(values.min())
+    # a pass over the plane is saved where no value can be too high
+    highest_possible = bound - 1 if layout.bits == 16 else np.iinfo(values.dtype).max
+    if highest_possible >= bound or highest_possible + intercept > _INT16.max:
+        highest_possible = int(values.max())
+    if layout.shift or lowest < (-bound if layout.signed else 0) or highest_possible >= bound:
         return None
-    if lowest + intercept < _INT16.min or highest + intercept > _INT16.max:
+    if lowest + intercept < _INT16.min or highest_possible + intercept > _INT16.max:
         return None
     # arithmetic modulo 2**16 is exact here: the result lies within int16
     np.add(samples.view(np.int16), np.int16(intercept), out=hu)
     named = None
-    if low <= highest and high >= lowest and low <= high:
-        first, last = max(low, lowest) + intercept, min(high, highest) + intercept
+    if low <= highest_possible and high >= lowest and low <= high:
+        first, last = max(low, lowest) + intercept, min(high, highest_possible) + intercept
         named = hu == np.int16(first) if first == last else (hu >= np.int16(first)) & (hu <= np.int16(last))
-    return Rescaled(lowest + intercept, highest + intercept, 0, named)
+    return Rescaled(lowest + intercept, 0, named)
 
 
 def _table(stored: NDArray[np.int64], slope: float, intercept: float, low: int, high: int) -> Table:
@@ -126,4 +129,4 @@ def _facts(hu: NDArray[np.int16], named: NDArray[np.bool_] | None, clipped: NDAr
     count = 0 if clipped is None else int(np.count_nonzero(clipped))
     if named is not None and not named.any():
         named = None
-    return Rescaled(int(hu.min()), int(hu.max()), count, named)
+    return Rescaled(int(hu.min()), count, named)

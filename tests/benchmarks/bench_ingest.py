@@ -38,6 +38,7 @@ from pipeline.intake.decode import DecodedVolume, decode_volume  # noqa: E402
 from pipeline.intake.discover import discover  # noqa: E402
 from pipeline.intake.ingest_series import ingest_series  # noqa: E402
 from pipeline.intake.triage import triage  # noqa: E402
+from pipeline.intake.volume_memory import VolumeMemory  # noqa: E402
 
 NLST = REPOSITORY.parent / "shared" / "data" / "dicom" / "traps.tar.xz"
 PARAMS, PSEUDONYMS = IngestParams(), Pseudonymizer(b"bench")
@@ -53,9 +54,9 @@ def scanned(folder: Path) -> Part:
     return part
 
 
-def read(folder: Path) -> np.ndarray:
-    """The volume of a folder: int16 HU (k, j, i)."""
-    volume = decode_volume(scanned(folder).slices, PARAMS)
+def read(folder: Path, memory: VolumeMemory | None = None) -> np.ndarray:
+    """The volume of a folder: int16 HU (k, j, i); in memory of the volume before it, where given, as an ingest does."""
+    volume = decode_volume(scanned(folder).slices, PARAMS, memory)
     assert isinstance(volume, DecodedVolume), volume.detail
     return volume.hu
 
@@ -90,17 +91,18 @@ def monai_reader() -> Callable[[Path], Any] | None:
 def decode_rows(work: Path, hu: np.ndarray, rounds: int) -> list[Row]:
     """Every transfer syntax beside its peers; the volumes are compared before they are measured."""
     rows: list[Row] = []
-    monai = monai_reader()
+    monai, memory = monai_reader(), VolumeMemory()
     for name in SYNTAXES:
         folder = work / name.replace(" ", "-")
         write_chest(folder, name, hu)
         assert np.array_equal(read(folder), hu), name
         assert np.array_equal(SimpleITK.GetArrayFromImage(by_simpleitk(folder)), hu), name
         slices = scanned(folder).slices
-        ours, alone = "noduleflow", "noduleflow, headers known"
+        ours, alone, fresh = "noduleflow", "noduleflow, headers known", "noduleflow, fresh memory"
         variants: dict[str, Callable[[], object]] = {
-            ours: lambda folder=folder: read(folder),
-            alone: lambda slices=slices: decode_volume(slices, PARAMS),
+            ours: lambda folder=folder: read(folder, memory),
+            fresh: lambda folder=folder: read(folder),
+            alone: lambda slices=slices: decode_volume(slices, PARAMS, memory),
             "SimpleITK": lambda folder=folder: by_simpleitk(folder),
         }
         native = name in ("uncompressed", "implicit VR")
@@ -112,6 +114,7 @@ def decode_rows(work: Path, hu: np.ndarray, rounds: int) -> list[Row]:
         label = f"{name}, {len(hu)} slices to HU"
         rows.append(ratio_row(label, "SimpleITK", seconds, own=ours, of="SimpleITK", at_least=bar))
         rows.append(ratio_row(f"{label}, headers known", "SimpleITK", seconds, own=alone, of="SimpleITK"))
+        rows.append(ratio_row(f"{label}, fresh memory", "SimpleITK", seconds, own=fresh, of="SimpleITK"))
         if native:
             rows.append(ratio_row(label, "pydicom pixel_array", seconds, own=ours, of="pydicom", at_least=5.0))
         if native and monai is not None:

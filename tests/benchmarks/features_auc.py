@@ -45,6 +45,7 @@ def labelled_features(dataset: Path) -> tuple[pd.DataFrame, dict[str, NDArray[np
     from models.engines import open_engine
     from models.inputs import as_batch, input_spec, to_images
     from models.predict import extract_features
+    from models.torch_engine import TorchEngine
     from models.zoo import load_weights
     from pipeline.cohort.dataset import PatchReader
 
@@ -57,7 +58,9 @@ def labelled_features(dataset: Path) -> tuple[pd.DataFrame, dict[str, NDArray[np
     sample = as_batch(to_images(patches[:64], spec))
     made = {}
     for name, wish in {"fp32": ("torch", "fp32"), **VARIANTS}.items():
-        engine = open_engine(backbone, plan_engine("cpu", *wish), sample).engine
+        # Not through the check of the first batch, which would put float32 in the place of what is measured here.
+        engine = TorchEngine(backbone, wish[1]) if wish[0] == "torch" else None
+        engine = engine or open_engine(backbone, plan_engine("cpu", *wish), sample).engine
         features = extract_features(engine, lambda part: patches[part], len(patches), spec)
         made[name] = features.mean(axis=1)
     return rows, made
