@@ -30,8 +30,8 @@ from pipeline.deidentify.profile import edition
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.deidentify.reidentify import reidentify, study_key_of
 from pipeline.deidentify.vault import StudyIdentity, Vault
+from pipeline.headers.values import silence_pydicom
 from pipeline.intake.discover import list_files
-from pipeline.intake.header_values import silence_pydicom
 from pipeline.intake.source_files import SourceFile
 
 _NOTE = "deidentified.json"

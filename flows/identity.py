@@ -16,8 +16,8 @@ from flows.workspace import Workspace
 from pipeline.deidentify.identity import HeaderIdentity, header_identity
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.deidentify.vault import StudyIdentity, Vault
+from pipeline.headers.values import silence_pydicom
 from pipeline.intake.discover import RawSeries
-from pipeline.intake.header_values import silence_pydicom
 
 #: subject of the audit's lines, by command
 INGEST, EXPORT = "de-identification of ingest", "de-identification of export"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.intake.headers import SliceHeader
+from pipeline.headers.slice_header import SliceHeader
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 

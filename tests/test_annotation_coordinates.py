@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 import annotation_factory as factory
 from annotation_factory import PSEUDONYMS, affine_of, record_of

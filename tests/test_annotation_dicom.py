@@ -18,7 +18,6 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.sr.codedict import codes
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 import annotation_factory as factory
 from annotation_factory import PSEUDONYMS, affine_of, ball, code, evaluation, record_of, saved, segmentation

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 from pydicom.uid import generate_uid
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 import annotation_factory as factory
 from annotation_factory import (

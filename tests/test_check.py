@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from plane_headers import every, plane, stack
 
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Refusal
 from pipeline.intake.check import Part, make_parts
-from pipeline.intake.geometry import Refusal
-from pipeline.intake.headers import SliceHeader
 
 EVEN = every(2.0, 24)
 

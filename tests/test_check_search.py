@@ -11,13 +11,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from plane_headers import AXIAL, plane
 
 from data_contracts.params import IngestParams
+from pipeline.headers.slice_header import SliceHeader
 from pipeline.intake.check import Part, make_parts
-from pipeline.intake.headers import SliceHeader
 
 OBLIQUE = (1.0, 0.0, 0.0, 0.0, 0.939693, 0.34202)
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)

@@ -28,19 +28,18 @@ from pydicom.uid import (
     RLELossless,
 )
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import body_hu, compress, enhanced, save, slices_of, stored_of, truth_of
 
 from data_contracts.errors import DecodeError
 from data_contracts.params import IngestParams
 from pipeline.deidentify.pseudonyms import Pseudonymizer
-from pipeline.intake.codecs import decode_frame, is_supported
-from pipeline.intake.coded_frames import read_coded_frame
+from pipeline.headers.multiframe import expand_frames
+from pipeline.headers.slice_header import SliceHeader
 from pipeline.intake.discover import discover
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.multiframe import expand_frames
-from pipeline.intake.pixels import PixelFile, read_stored, stored_values
+from pipeline.pixels.codecs import decode_frame, is_supported
+from pipeline.pixels.coded_frames import read_coded_frame
+from pipeline.pixels.pixel_file import PixelFile, read_stored, stored_values
 
 ROWS, COLUMNS = 48, 40
 PLANE = (body_hu(3)[1].astype(np.int32) + 1024).clip(0, 4095).astype(np.uint16)

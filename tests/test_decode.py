@@ -12,22 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGLSLossless
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import body_hu, compress, enhanced, save, slices_of, truth_of, write_series
 
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from pipeline.deidentify.pseudonyms import Pseudonymizer
-from pipeline.intake import decode
-from pipeline.intake.decode import DecodedVolume, decode_volume
+from pipeline.headers.multiframe import expand_frames
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Refusal
 from pipeline.intake.discover import discover
-from pipeline.intake.geometry import Refusal
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.multiframe import expand_frames
-from pipeline.intake.padding import find_padding, replace_padding
-from pipeline.intake.pixels import SampleFormat
-from pipeline.intake.rescale import rescale
+from pipeline.pixels import decode
+from pipeline.pixels.decode import DecodedVolume, decode_volume
+from pipeline.pixels.padding import find_padding, replace_padding
+from pipeline.pixels.pixel_file import SampleFormat
+from pipeline.pixels.rescale import rescale
 
 PARAMS = IngestParams()
 

@@ -18,7 +18,6 @@ from pydicom.fileset import FileSet
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
-sys.path.insert(0, str(Path(__file__).parent))
 from dicom_factory import NAME, compress, enhanced, save, set_stored, slices_of, stored_of, truth_of
 from dicom_identity import Sentinels, Writer, ct_image, element, file_of, profile_tags
 
@@ -27,7 +26,7 @@ from data_contracts.reasons import ReasonCode
 from pipeline.deidentify.engine import Deidentifier
 from pipeline.deidentify.files import FileOutcome, deidentify_file
 from pipeline.deidentify.pseudonyms import Pseudonymizer
-from pipeline.intake.header_values import silence_pydicom
+from pipeline.headers.values import silence_pydicom
 
 PSEUDONYMIZER = Pseudonymizer(b"files")
 SC = "1.2.840.10008.5.1.4.1.1.7"

@@ -11,7 +11,6 @@ from pathlib import Path
 import pydicom
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 from dicom_identity import (
     BIG,
     DEFLATED,
@@ -33,7 +32,7 @@ from pipeline.deidentify.engine import Deidentifier
 from pipeline.deidentify.identity import header_identity
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.deidentify.writer import to_bytes
-from pipeline.intake.header_values import silence_pydicom
+from pipeline.headers.values import silence_pydicom
 
 STRICT = DeidentifyParams(retain_dates=False, clean_descriptors=False, retain_safe_private=False)
 ALL_OPTIONS = DeidentifyParams(retain_patient=True)

@@ -16,7 +16,6 @@ from pathlib import Path
 import pydicom
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 from dicom_factory import BIRTH_DATE, INSTITUTION, NAME, PHYSICIAN, slices_of, truth_of, write_series
 
 from flows import log_filter

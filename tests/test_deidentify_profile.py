@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from pydicom.datadict import dictionary_has_tag, dictionary_keyword
 
-sys.path.insert(0, str(Path(__file__).parent))
 from derive_profile import annex_e, derive, newer_actions
 
 from data_contracts.params import DeidentifyParams

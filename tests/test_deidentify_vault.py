@@ -19,7 +19,6 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-sys.path.insert(0, str(Path(__file__).parent))
 from dicom_factory import NAME, save, slices_of, truth_of, write_series
 
 from data_contracts.errors import NothingUsableError, UsageError

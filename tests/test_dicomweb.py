@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import compress, save, slices_of, truth_of, write_series
 from faulty_proxy import Fault, FaultyProxy

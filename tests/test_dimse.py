@@ -27,7 +27,6 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import CT, NAME, compress, save, slices_of, truth_of, write_series
 from orthanc_server import Orthanc, free_port

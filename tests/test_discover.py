@@ -17,7 +17,6 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import slices_of, truth_of, write_series
 

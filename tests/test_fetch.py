@@ -18,7 +18,6 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from bucket_server import BucketPlan, bucket_server, folder_files
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from trap_fuzz import BASES, base_of, check, fuzz, independent_planes, mutated
 from trap_mutations import MUTATIONS

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import Truth, body_hu, set_stored, slices_of, stored_of, truth_of, write_series
 from plane_headers import plane

@@ -28,16 +28,15 @@ from pydicom.uid import (
     RLELossless,
 )
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import compress, save, slices_of, truth_of
 
-from pipeline.intake import header_reader
-from pipeline.intake.elements import EXPLICIT_LITTLE, OddHeaderError, ShortBufferError, walk
-from pipeline.intake.header_reader import HeaderReader, NotDicomError, read_header
-from pipeline.intake.header_values import silence_pydicom
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.odd_headers import read_odd_header
+from pipeline.headers import reader as header_reader
+from pipeline.headers.elements import EXPLICIT_LITTLE, OddHeaderError, ShortBufferError, walk
+from pipeline.headers.odd import read_odd_header
+from pipeline.headers.reader import HeaderReader, NotDicomError, read_header
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.values import silence_pydicom
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import body_hu
 
 from data_contracts.reasons import ReasonCode
-from pipeline.intake.geometry import Note, Refusal
-from pipeline.intake.hounsfield import PADDED, judge_hounsfield
+from pipeline.headers.verdict import Note, Refusal
+from pipeline.pixels.hounsfield import PADDED, judge_hounsfield
 
 
 @dataclass(frozen=True)

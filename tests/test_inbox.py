@@ -21,7 +21,6 @@ import pydicom
 import pytest
 from pydicom.uid import JPEGLSLossless
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import CT, NAME, compress, save, slices_of, truth_of, write_series
 from faulty_proxy import Fault, FaultyProxy

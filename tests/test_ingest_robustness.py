@@ -22,7 +22,6 @@ from typing import Any
 import pandas as pd
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from trap_files import file_bytes
 from trap_generator import draw, write, write_set

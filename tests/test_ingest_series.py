@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import (
     BIRTH_DATE,

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import body_hu, save, slices_of, truth_of
 
@@ -28,8 +27,8 @@ from flows.known_sources import SourceMemory, nothing_new, refusals_of, study_ke
 from flows.sources import PrivatePaths
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
+from pipeline.headers.reader import HeaderReader
 from pipeline.intake import known_scan
-from pipeline.intake.header_reader import HeaderReader
 from pipeline.intake.ingest_series import ingest_series
 from pipeline.intake.known_scan import SAMPLED_FILES, KnownScan, scan_source
 from pipeline.intake.known_source import FileDigests, KnownSource

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import ENHANCED, N, Truth, body_hu, enhanced, save, set_stored, slices_of, truth_of
 from pydicom.dataset import Dataset

@@ -18,8 +18,8 @@ from pipeline.cohort.lidc_database import LidcDatabase
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.imaging.nifti import read_nifti
 from pipeline.intake.discover import discover
-from pipeline.intake.hounsfield import UNREAL_HU
 from pipeline.intake.ingest_series import ingest_series
+from pipeline.pixels.hounsfield import UNREAL_HU
 
 pytestmark = pytest.mark.realdata
 PSEUDONYMS = Pseudonymizer(b"secret", keep_identity=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import body_hu, slices_of, truth_of, write_series
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import Truth, slices_of, truth_of, write_series
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from make_traps import main as make_traps
 from trap_generator import described, draw, write

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-sys.path.insert(0, str(Path(__file__).parent))
 
 from dicom_factory import Truth
 from dicom_traps import CASES

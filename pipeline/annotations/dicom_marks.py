@@ -18,7 +18,7 @@ from pipeline.annotations.dicom_files import open_object
 from pipeline.annotations.dicom_seg import SEGMENTATION_CLASSES, Segment, read_segmentation
 from pipeline.annotations.dicom_sr import REPORT_CLASSES, MeasurementGroup, read_report
 from pipeline.annotations.report_places import report_mark
-from pipeline.intake.header_values import silence_pydicom
+from pipeline.headers.values import silence_pydicom
 
 
 class _Found:

@@ -20,7 +20,7 @@ from pipeline.deidentify.engine import Deidentifier
 from pipeline.deidentify.identity import HeaderIdentity, header_identity
 from pipeline.deidentify.pixels import PixelsError, blank_pixels, facts_of, hide_unused_bits
 from pipeline.deidentify.writer import to_chunks
-from pipeline.intake.header_values import integer_of, silence_pydicom, text_of, texts_of
+from pipeline.headers.values import integer_of, silence_pydicom, text_of, texts_of
 
 #: objects whose identity stands in attributes and known pixels: images and segmentations
 _IMAGES = (

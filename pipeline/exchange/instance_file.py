@@ -13,7 +13,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.uid import UID
 
 from data_contracts.errors import DecodeError
-from pipeline.intake.header_values import silence_pydicom, text_of
+from pipeline.headers.values import silence_pydicom, text_of
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _UNDEFINED = 0xFFFFFFFF

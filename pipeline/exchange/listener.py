@@ -22,7 +22,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from data_contracts.errors import DecodeError, ExchangeError, UsageError
 from pipeline.exchange.associations import check_ae_title, send_at_once, silence_pynetdicom
 from pipeline.exchange.inbox import Inbox, MismatchError
-from pipeline.intake.codecs import is_supported
+from pipeline.pixels.codecs import is_supported
 
 _VERIFICATION = "1.2.840.10008.1.1"
 _SUCCESS, _NO_ROOM, _FAILED, _MISMATCH, _MALFORMED = 0x0000, 0xA700, 0x0110, 0xA900, 0xC000

@@ -25,17 +25,6 @@ _RATIO_FROM_BYTES = 256 * 2**20
 _RESERVE_BYTES = 512 * 2**20
 _CHUNK_BYTES = 1 << 20
 _ZIP = (b"PK\3\4", b"PK\5\6")
-#: zip, gzip, xz, bzip2, zstandard, 7z, rar
-_PACKED = (
-    b"PK\3\4",
-    b"PK\5\6",
-    b"\x1f\x8b",
-    b"\xfd7zXZ\0",
-    b"BZh",
-    b"\x28\xb5\x2f\xfd",
-    b"7z\xbc\xaf\x27\x1c",
-    b"Rar!",
-)
 
 
 @dataclass(frozen=True)
@@ -60,11 +49,6 @@ def _begins_as_zip(path: Path) -> bool:
     """By the beginning: the end of a tar is a zip's where its last member is one."""
     with path.open("rb") as stream:
         return stream.read(4) in _ZIP
-
-
-def looks_packed(head: bytes) -> bool:
-    """Whether a file of an unknown kind that begins so (512 bytes) is an archive or a compressed file."""
-    return head.startswith(_PACKED) or head[257:262] == b"ustar"
 
 
 def unpack(path: Path, scratch: Path) -> list[Member]:

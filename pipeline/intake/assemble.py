@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from pipeline.deidentify.burned_in import BurnedInAction, blank
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Note
 from pipeline.imaging.padding_mask import PaddingMask, mask_of_planes, pack_plane
 from pipeline.intake.check import Part, is_tilted
-from pipeline.intake.decode import DecodedVolume
 from pipeline.intake.gaps import PlaneMasks, fill_missing, interpolated_note, present_places
-from pipeline.intake.geometry import Note
-from pipeline.intake.headers import SliceHeader
 from pipeline.intake.tilt import upright
 from pipeline.intake.triage import burned_in_actions
+from pipeline.pixels.decode import DecodedVolume
 
 
 @dataclass(frozen=True)

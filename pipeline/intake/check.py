@@ -10,10 +10,11 @@ import numpy as np
 from data_contracts.errors import DecodeError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
+from pipeline.headers.multiframe import frame_numbers
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Note, Refusal
 from pipeline.intake.duplicates import PixelDigests, copies_note, same_place, same_uid, without_copies
-from pipeline.intake.geometry import Grid, Note, Refusal, fit_grid, lacking_geometry, sort_along_normal
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.multiframe import frame_numbers
+from pipeline.intake.geometry import Grid, fit_grid, lacking_geometry, sort_along_normal
 from pipeline.intake.parting import (
     Groups,
     Parting,

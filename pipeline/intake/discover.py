@@ -14,11 +14,11 @@ from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection
 from pipeline.deidentify.pseudonyms import Pseudonymizer
+from pipeline.headers.reader import HeaderReader, NotDicomError
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.values import silence_pydicom
 from pipeline.intake.archive import is_archive
 from pipeline.intake.file_sets import DIRECTORY_CLASS, folded, missing_files
-from pipeline.intake.header_reader import HeaderReader, NotDicomError
-from pipeline.intake.header_values import silence_pydicom
-from pipeline.intake.headers import SliceHeader
 from pipeline.intake.source_files import FileState, SourceFile, archive_members, folder_files
 
 

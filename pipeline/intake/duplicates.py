@@ -10,9 +10,10 @@ import numpy as np
 
 from data_contracts.errors import DecodeError
 from data_contracts.reasons import ReasonCode
-from pipeline.intake.geometry import MOST_NAMED, SAME_PLACE_MM, Note, Refusal, heights_of, normal_of, positions_of
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.pixels import read_stored
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Note, Refusal
+from pipeline.intake.geometry import MOST_NAMED, SAME_PLACE_MM, heights_of, normal_of, positions_of
+from pipeline.pixels.pixel_file import read_stored
 
 
 class PixelDigests:

@@ -10,13 +10,13 @@ from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import QualityFinding
 from pipeline.deidentify.pseudonyms import Pseudonymizer
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Note
 from pipeline.intake.assemble import AssembledVolume
 from pipeline.intake.check import Part
-from pipeline.intake.decode import DecodedVolume
 from pipeline.intake.discover import RawSeries
-from pipeline.intake.geometry import Note
-from pipeline.intake.headers import SliceHeader
 from pipeline.intake.triage import is_derived, is_lossy, lossy_detail
+from pipeline.pixels.decode import DecodedVolume
 
 
 def findings_of(

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.reasons import ReasonCode
-from pipeline.intake.geometry import MOST_NAMED, Note
-from pipeline.intake.headers import SliceHeader
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Note
+from pipeline.intake.geometry import MOST_NAMED
 
 #: for each plane the voxels without tissue (rows, columns), None where all have
 PlaneMasks = list[NDArray[np.bool_] | None]

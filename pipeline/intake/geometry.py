@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.reasons import ReasonCode
-from pipeline.intake.headers import SliceHeader
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Refusal
 
 #: slices closer than this along the normal claim the same place, in mm
 SAME_PLACE_MM = 0.01
@@ -18,24 +19,6 @@ SAME_PLACE_MM = 0.01
 _EXACT_MM = 0.01
 #: most places that a refusal names
 MOST_NAMED = 8
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why slices do not make a volume; slices: those concerned, where they can be named."""
-
-    reason: ReasonCode
-    detail: str
-    slices: tuple[SliceHeader, ...] = ()
-
-
-@dataclass(frozen=True)
-class Note:
-    """What a user of an accepted volume must know; slices: those concerned, where not all are."""
-
-    reason: ReasonCode
-    detail: str
-    slices: tuple[SliceHeader, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,16 +18,16 @@ from data_contracts.reasons import ReasonCode
 from data_contracts.series import QualityFinding, Rejection, SeriesRecord, SourceIdentity
 from data_contracts.volume import CTVolume
 from pipeline.deidentify.pseudonyms import Pseudonymizer, clean_age_years, clean_label
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Refusal
 from pipeline.intake.assemble import AssembledVolume, assemble
 from pipeline.intake.check import Part, is_tilted, make_parts
-from pipeline.intake.decode import decode_volume
 from pipeline.intake.discover import RawSeries
 from pipeline.intake.findings import findings_of
-from pipeline.intake.geometry import Refusal
-from pipeline.intake.headers import SliceHeader
 from pipeline.intake.store import store_series, volume_name
 from pipeline.intake.triage import triage
-from pipeline.intake.volume_memory import VolumeMemory
+from pipeline.pixels.decode import decode_volume
+from pipeline.pixels.volume_memory import VolumeMemory
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 

@@ -25,7 +25,14 @@ from pipeline.intake.store import RECORD_NAME
 
 _DIGEST_BYTES = 16
 #: the folders whose code decides what becomes of a file
-_PROGRAM = ("data_contracts", "pipeline/intake", "pipeline/deidentify", "pipeline/imaging")
+_PROGRAM = (
+    "data_contracts",
+    "pipeline/headers",
+    "pipeline/pixels",
+    "pipeline/intake",
+    "pipeline/deidentify",
+    "pipeline/imaging",
+)
 
 
 class KnownFile(NamedTuple):

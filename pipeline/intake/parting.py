@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.errors import DecodeError
+from pipeline.headers.slice_header import SliceHeader
 from pipeline.intake.geometry import SAME_PLACE_MM, heights_of, normal_of, positions_of
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.pixels import read_stored
+from pipeline.pixels.pixel_file import read_stored
 
 Groups = list[list[SliceHeader]]
 #: more values than this of one attribute are rotations or slices, not acquisitions

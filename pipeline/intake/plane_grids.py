@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_contracts.reasons import ReasonCode
-from pipeline.intake.geometry import MOST_NAMED, Refusal, normal_of, positions_of, sort_along_normal
-from pipeline.intake.headers import SliceHeader
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Refusal
+from pipeline.intake.geometry import MOST_NAMED, normal_of, positions_of, sort_along_normal
 
 #: direction cosines differ by less than this on slices of one volume (0.03 degrees)
 ORIENTATION_TOLERANCE = 5e-4

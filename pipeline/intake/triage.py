@@ -10,10 +10,10 @@ from pydicom.uid import UID
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from pipeline.deidentify.burned_in import BurnedInAction, burned_in_action
-from pipeline.intake.codecs import LOSSY, is_supported
-from pipeline.intake.geometry import Refusal
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.multiframe import ENHANCED_CLASSES, expand_frames, frame_numbers, has_frames, torn_concatenations
+from pipeline.headers.multiframe import ENHANCED_CLASSES, expand_frames, frame_numbers, has_frames, torn_concatenations
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Refusal
+from pipeline.pixels.codecs import LOSSY, is_supported
 
 #: CT Image Storage and its multi-frame forms
 CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2", *ENHANCED_CLASSES)

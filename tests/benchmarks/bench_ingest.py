@@ -34,11 +34,11 @@ from data_contracts.params import IngestParams  # noqa: E402
 from data_contracts.series import SeriesRecord  # noqa: E402
 from pipeline.deidentify.pseudonyms import Pseudonymizer  # noqa: E402
 from pipeline.intake.check import Part, make_parts  # noqa: E402
-from pipeline.intake.decode import DecodedVolume, decode_volume  # noqa: E402
 from pipeline.intake.discover import discover  # noqa: E402
 from pipeline.intake.ingest_series import ingest_series  # noqa: E402
 from pipeline.intake.triage import triage  # noqa: E402
-from pipeline.intake.volume_memory import VolumeMemory  # noqa: E402
+from pipeline.pixels.decode import DecodedVolume, decode_volume  # noqa: E402
+from pipeline.pixels.volume_memory import VolumeMemory  # noqa: E402
 
 NLST = REPOSITORY.parent / "shared" / "data" / "dicom" / "traps.tar.xz"
 PARAMS, PSEUDONYMS = IngestParams(), Pseudonymizer(b"bench")

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.errors import DecodeError
-from pipeline.intake.code_streams import RLE
-from pipeline.intake.coded_frames import CodedFrame, read_coded_frame
+from pipeline.headers.code_streams import RLE
+from pipeline.pixels.coded_frames import CodedFrame, read_coded_frame
 
 #: transfer syntaxes of uncompressed pixels, with their byte order
 NATIVE = {

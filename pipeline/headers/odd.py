@@ -13,7 +13,7 @@ from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
 
 from data_contracts.errors import DecodeError
-from pipeline.intake.elements import (
+from pipeline.headers.elements import (
     PIXEL_DATA,
     Element,
     Encoding,
@@ -22,10 +22,10 @@ from pipeline.intake.elements import (
     walk,
     walk_damaged,
 )
-from pipeline.intake.file_front import Front, encoding_of, read_front
-from pipeline.intake.header_values import RawValues
-from pipeline.intake.headers import KEYWORDS, SliceHeader, slice_header
-from pipeline.intake.open_file import OpenFile
+from pipeline.headers.file_front import Front, encoding_of, read_front
+from pipeline.headers.open_file import OpenFile
+from pipeline.headers.slice_header import KEYWORDS, SliceHeader, slice_header
+from pipeline.headers.values import RawValues
 
 #: what a header may make pydicom read; functional groups of 5000 frames have a tenth of it
 MAX_HEADER_BYTES = 64 << 20

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.errors import DecodeError
-from pipeline.intake.code_streams import RLE
-from pipeline.intake.codecs import NATIVE, Plane, decode_frame
-from pipeline.intake.coded_frames import CodedFrame
-from pipeline.intake.elements import UNDEFINED_LENGTH, OddHeaderError, ShortBufferError
-from pipeline.intake.file_front import read_front
-from pipeline.intake.fragments import Place, frame_places
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.open_file import inflate
+from pipeline.headers.code_streams import RLE
+from pipeline.headers.elements import UNDEFINED_LENGTH, OddHeaderError, ShortBufferError
+from pipeline.headers.file_front import read_front
+from pipeline.headers.open_file import inflate
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.pixels.codecs import NATIVE, Plane, decode_frame
+from pipeline.pixels.coded_frames import CodedFrame
+from pipeline.pixels.fragments import Place, frame_places
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 #: the front of a file ends in these bytes: meta information of a sound file takes some hundred
@@ -197,7 +197,7 @@ def stored_values(samples: NDArray[np.integer[Any]], layout: SampleFormat) -> ND
 
 
 def read_stored(header: SliceHeader) -> NDArray[np.int64]:
-    """Stored values of one plane, (rows, columns); for a volume, `pipeline.intake.decode` is many times faster.
+    """Stored values of one plane, (rows, columns); for a volume, `pipeline.pixels.decode` is many times faster.
 
     Raises
     ------

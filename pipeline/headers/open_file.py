@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_contracts.errors import DecodeError
-from pipeline.intake.elements import UNDEFINED_LENGTH, Element, Encoding
-from pipeline.intake.file_front import DEFLATED_SYNTAX, Front, declared_encoding, is_native, true_syntax
-from pipeline.intake.headers import FileFacts
+from pipeline.headers.elements import UNDEFINED_LENGTH, Element, Encoding
+from pipeline.headers.file_front import DEFLATED_SYNTAX, Front, declared_encoding, is_native, true_syntax
+from pipeline.headers.slice_header import FileFacts
 
 #: markers of a code stream before its first pixel
 _CODE_STREAM_BYTES = 2048

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.intake import code_streams
-from pipeline.intake.elements import (
+from pipeline.headers import code_streams
+from pipeline.headers.elements import (
     EXPLICIT_BIG,
     EXPLICIT_LITTLE,
     IMPLICIT_LITTLE,
@@ -35,6 +35,17 @@ _NATIVE = {IMPLICIT_LITTLE: IMPLICIT_SYNTAX, EXPLICIT_LITTLE: EXPLICIT_SYNTAX, E
 _DECLARED = {IMPLICIT_SYNTAX: IMPLICIT_LITTLE, BIG_ENDIAN_SYNTAX: EXPLICIT_BIG}
 _VRS = SHORT_VRS | LONG_VRS
 _ITEM = b"\xfe\xff\x00\xe0"
+#: zip, gzip, xz, bzip2, zstandard, 7z, rar
+_PACKED = (
+    b"PK\3\4",
+    b"PK\5\6",
+    b"\x1f\x8b",
+    b"\xfd7zXZ\0",
+    b"BZh",
+    b"\x28\xb5\x2f\xfd",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!",
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ def read_front(data: bytes) -> Front:
 
     Raises
     ------
-    ShortBufferError, OddHeaderError: as `pipeline.intake.elements.walk` does.
+    ShortBufferError, OddHeaderError: as `pipeline.headers.elements.walk` does.
     """
     position = 132 if data[128:132] == b"DICM" else 0
     meta: list[Element] = []
@@ -141,3 +152,8 @@ def true_syntax(declared: str, encoding: Encoding, pixels: Element | None, fragm
     if native_declared:
         return found
     return declared if code_streams.agrees(declared, found) else found
+
+
+def looks_packed(head: bytes) -> bool:
+    """Whether a file of an unknown kind that begins so (512 bytes) is an archive or a compressed file."""
+    return head.startswith(_PACKED) or head[257:262] == b"ustar"

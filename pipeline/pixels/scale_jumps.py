@@ -16,8 +16,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.padding import UNREAL_HU
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.pixels.padding import UNREAL_HU
 
 #: what a forgotten or doubled intercept moves a slice by, with the anatomy that changes between two slices
 _INTERCEPT_HU = (900.0, 1130.0)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.pixels import SampleFormat, stored_values
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.pixels.pixel_file import SampleFormat, stored_values
 
 _INT16 = np.iinfo(np.int16)
 #: a whole slope or intercept beyond this is no whole number any more in a product

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from data_contracts.errors import DecodeError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Note, Refusal
 from pipeline.imaging.padding_mask import PaddingMask, mask_of_planes, pack_plane
-from pipeline.intake.codecs import Plane
-from pipeline.intake.geometry import Note, Refusal
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.hounsfield import PADDED, judge_hounsfield
-from pipeline.intake.padding import find_padding, replace_padding
-from pipeline.intake.pixels import PixelFile, SampleFormat
-from pipeline.intake.rescale import Tables, rescale
-from pipeline.intake.volume_memory import VolumeMemory
+from pipeline.pixels.codecs import Plane
+from pipeline.pixels.hounsfield import PADDED, judge_hounsfield
+from pipeline.pixels.padding import find_padding, replace_padding
+from pipeline.pixels.pixel_file import PixelFile, SampleFormat
+from pipeline.pixels.rescale import Tables, rescale
+from pipeline.pixels.volume_memory import VolumeMemory
 
 #: decoders release the GIL; more threads only cost memory
 _MAX_THREADS = 4

@@ -12,8 +12,7 @@ from typing import Any
 
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
-from pipeline.intake.archive import looks_packed
-from pipeline.intake.elements import (
+from pipeline.headers.elements import (
     EXPLICIT_LITTLE,
     PIXEL_DATA,
     UNDEFINED_LENGTH,
@@ -23,19 +22,20 @@ from pipeline.intake.elements import (
     ShortBufferError,
     walk,
 )
-from pipeline.intake.file_front import (
+from pipeline.headers.file_front import (
     DEFLATED_SYNTAX,
     TRANSFER_SYNTAX_TAG,
     encoding_of,
     looks_like_dicom,
+    looks_packed,
     read_front,
     true_syntax,
 )
-from pipeline.intake.header_layout import Layout, described, make_layout
-from pipeline.intake.header_values import RawValues, Vector
-from pipeline.intake.headers import KEYWORDS, SliceHeader, slice_header
-from pipeline.intake.odd_headers import read_odd_header
-from pipeline.intake.open_file import OpenFile
+from pipeline.headers.layout import Layout, described, make_layout
+from pipeline.headers.odd import read_odd_header
+from pipeline.headers.open_file import OpenFile
+from pipeline.headers.slice_header import KEYWORDS, SliceHeader, slice_header
+from pipeline.headers.values import RawValues, Vector
 
 #: a CT header has 2 to 8 kB; private blocks seldom reach a megabyte
 _FIRST_READ_BYTES = 8 << 10

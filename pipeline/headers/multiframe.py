@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from pydicom.dataset import Dataset
 
 from data_contracts.reasons import ReasonCode
-from pipeline.intake.header_values import Values, Vector, number_of, numbers_of, text_of, texts_of
+from pipeline.headers.values import Values, Vector, number_of, numbers_of, text_of, texts_of
 
 if TYPE_CHECKING:
-    from pipeline.intake.headers import SliceHeader
+    from pipeline.headers.slice_header import SliceHeader
 
 #: Enhanced CT Image, Legacy Converted Enhanced CT Image Storage
 ENHANCED_CLASSES = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from pipeline.intake.elements import LONG_VRS, Element, Encoding, OddHeaderError, ShortBufferError, sequence_end
+from pipeline.headers.elements import LONG_VRS, Element, Encoding, OddHeaderError, ShortBufferError, sequence_end
 
 
 class _Segment(NamedTuple):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from struct import Struct, error
 
 from data_contracts.errors import DecodeError
-from pipeline.intake.code_streams import syntax_of
+from pipeline.headers.code_streams import syntax_of
 
 JPEG_PROGRESSIVE = "1.2.840.10008.1.2.4.55"
 #: SOF markers that the decoders here know: sequential, extended, progressive, lossless, JPEG-LS

@@ -14,7 +14,7 @@ from pydicom.dataelem import DataElement, RawDataElement, empty_value_for_VR
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from pipeline.intake.elements import Element, Encoding
+from pipeline.headers.elements import Element, Encoding
 
 Vector = tuple[float, ...]
 

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.reasons import ReasonCode
-from pipeline.intake.geometry import Note, Refusal
-from pipeline.intake.headers import SliceHeader
-from pipeline.intake.padding import UNREAL_HU
-from pipeline.intake.scale_jumps import off_scale_slices
+from pipeline.headers.slice_header import SliceHeader
+from pipeline.headers.verdict import Note, Refusal
+from pipeline.pixels.padding import UNREAL_HU
+from pipeline.pixels.scale_jumps import off_scale_slices
 
 #: in samples: a voxel that the header calls padding
 PADDED = np.iinfo(np.int16).min

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.intake.header_values import (
+from pipeline.headers.multiframe import FrameFacts, read_frames
+from pipeline.headers.values import (
     Values,
     Vector,
     integer_of,
@@ -15,7 +16,6 @@ from pipeline.intake.header_values import (
     text_of,
     texts_of,
 )
-from pipeline.intake.multiframe import FrameFacts, read_frames
 
 # fmt: off
 #: every element that a SliceHeader is made of

@@ -1,0 +1,1 @@
+"""From the pixel data of a file to Hounsfield units: codecs, rescale, padding, plausibility."""
