@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
+import annotation_factory as factory
 import numpy as np
 import pytest
+from annotation_factory import PSEUDONYMS, affine_of, record_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-
-import annotation_factory as factory
-from annotation_factory import PSEUDONYMS, affine_of, record_of
 
 from data_contracts.errors import AnnotationError, UsageError
 from data_contracts.reasons import ReasonCode

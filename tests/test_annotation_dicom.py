@@ -5,23 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
-import sys
 import zlib
 from pathlib import Path
 
+import annotation_factory as factory
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
+from annotation_factory import PSEUDONYMS, affine_of, ball, code, evaluation, record_of, saved, segmentation
+from dicom_factory import Truth
 from pydicom import Dataset
 from pydicom.filereader import read_file_meta_info
 from pydicom.sr.codedict import codes
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless, generate_uid
-
-
-import annotation_factory as factory
-from annotation_factory import PSEUDONYMS, affine_of, ball, code, evaluation, record_of, saved, segmentation
-from dicom_factory import Truth
 
 from data_contracts.errors import AnnotationError
 from data_contracts.reasons import ReasonCode

@@ -8,14 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import annotation_factory as factory
 import highdicom as hd
 import numpy as np
 import pandas as pd
 import pytest
-from pydicom.uid import generate_uid
-
-
-import annotation_factory as factory
 from annotation_factory import (
     MALIGNANCY,
     PSEUDONYMS,
@@ -29,6 +26,7 @@ from annotation_factory import (
     segment_group,
     segmentation,
 )
+from pydicom.uid import generate_uid
 
 from data_contracts.errors import AnnotationError, NothingUsableError
 from flows.annotation import take_files

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import random
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-
 from plane_headers import every, plane, stack
 
 from data_contracts.params import IngestParams

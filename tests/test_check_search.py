@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import random
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-
 from plane_headers import AXIAL, plane
 
 from data_contracts.params import IngestParams

@@ -6,7 +6,6 @@ import importlib.metadata
 import itertools
 import re
 import struct
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from dicom_factory import body_hu, compress, enhanced, save, slices_of, stored_of, truth_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
@@ -27,9 +27,6 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-
-
-from dicom_factory import body_hu, compress, enhanced, save, slices_of, stored_of, truth_of
 
 from data_contracts.errors import DecodeError
 from data_contracts.params import IngestParams

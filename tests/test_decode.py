@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_factory import body_hu, compress, enhanced, save, slices_of, truth_of, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, JPEGLSLossless
-
-
-from dicom_factory import body_hu, compress, enhanced, save, slices_of, truth_of, write_series
 
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode

@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from dicom_factory import NAME, compress, enhanced, save, set_stored, slices_of, stored_of, truth_of
+from dicom_identity import Sentinels, Writer, ct_image, element, file_of, profile_tags
 from pydicom.dataset import Dataset
 from pydicom.fileset import FileSet
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGLSLossless, RLELossless
-
-from dicom_factory import NAME, compress, enhanced, save, set_stored, slices_of, stored_of, truth_of
-from dicom_identity import Sentinels, Writer, ct_image, element, file_of, profile_tags
 
 from data_contracts.params import DeidentifyParams
 from data_contracts.reasons import ReasonCode

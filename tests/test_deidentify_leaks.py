@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 import random
-import sys
 from itertools import count
-from pathlib import Path
 
 import pydicom
 import pytest
-
 from dicom_identity import (
     BIG,
     DEFLATED,

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pydicom
 import pytest
-
 from dicom_factory import BIRTH_DATE, INSTITUTION, NAME, PHYSICIAN, slices_of, truth_of, write_series
 
 from flows import log_filter

@@ -8,9 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from pydicom.datadict import dictionary_has_tag, dictionary_keyword
-
 from derive_profile import annex_e, derive, newer_actions
+from pydicom.datadict import dictionary_has_tag, dictionary_keyword
 
 from data_contracts.params import DeidentifyParams
 from pipeline.deidentify.burned_in import burned_in_regions

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import stat
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,10 +15,9 @@ from typing import Any
 
 import pydicom
 import pytest
+from dicom_factory import NAME, save, slices_of, truth_of, write_series
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-
-from dicom_factory import NAME, save, slices_of, truth_of, write_series
 
 from data_contracts.errors import NothingUsableError, UsageError
 from flows.cli import main

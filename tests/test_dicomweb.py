@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 import ssl
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,12 +20,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless
-
-
 from dicom_factory import compress, save, slices_of, truth_of, write_series
 from faulty_proxy import Fault, FaultyProxy
 from orthanc_server import Orthanc, free_port
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless
 
 from data_contracts.errors import DecodeError, ExchangeError, UsageError
 from pipeline.exchange.dicomweb import PulledSeries, parse_moment, pull_study

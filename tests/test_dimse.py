@@ -6,7 +6,6 @@ import hashlib
 import logging
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from dicom_factory import CT, NAME, compress, save, slices_of, truth_of, write_series
+from orthanc_server import Orthanc, free_port
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -26,10 +27,6 @@ from pydicom.uid import (
 )
 from pynetdicom import AE
 from pynetdicom.dimse_primitives import C_STORE
-
-
-from dicom_factory import CT, NAME, compress, save, slices_of, truth_of, write_series
-from orthanc_server import Orthanc, free_port
 
 from data_contracts.errors import ExchangeError, UsageError
 from pipeline.exchange.dimse import DicomNode, echo, push_dimse

@@ -7,18 +7,15 @@ import os
 import shutil
 import socket
 import stat
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+from dicom_factory import slices_of, truth_of, write_series
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian
-
-
-from dicom_factory import slices_of, truth_of, write_series
 
 from data_contracts.errors import DecodeError, UsageError, WorkspaceError
 from data_contracts.params import IngestParams

@@ -16,10 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from filelock import FileLock
-
-
 from bucket_server import BucketPlan, bucket_server, folder_files
+from filelock import FileLock
 
 from data_contracts.errors import ContractError, ExchangeError, NothingUsableError, WorkspaceError
 from flows.fetch import fetch_lidc

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 from pathlib import Path
 
 import pytest
-
-
 from trap_fuzz import BASES, base_of, check, fuzz, independent_planes, mutated
 from trap_mutations import MUTATIONS
 

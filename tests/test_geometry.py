@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import random
-import sys
 import tempfile
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_factory import Truth, body_hu, set_stored, slices_of, stored_of, truth_of, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-
-from dicom_factory import Truth, body_hu, set_stored, slices_of, stored_of, truth_of, write_series
 from plane_headers import plane
 
 from data_contracts.params import IngestParams

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import tracemalloc
 import zlib
 from dataclasses import fields
@@ -12,6 +11,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from dicom_factory import compress, save, slices_of, truth_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
@@ -27,9 +27,6 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
-
-
-from dicom_factory import compress, save, slices_of, truth_of
 
 from pipeline.headers import reader as header_reader
 from pipeline.headers.elements import EXPLICIT_LITTLE, OddHeaderError, ShortBufferError, walk

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-
 from dicom_factory import body_hu
 
 from data_contracts.reasons import ReasonCode

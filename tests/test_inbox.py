@@ -19,12 +19,10 @@ from typing import Any
 
 import pydicom
 import pytest
-from pydicom.uid import JPEGLSLossless
-
-
 from dicom_factory import CT, NAME, compress, save, slices_of, truth_of, write_series
 from faulty_proxy import Fault, FaultyProxy
 from orthanc_server import Orthanc, free_port
+from pydicom.uid import JPEGLSLossless
 
 from data_contracts.errors import DecodeError, ExchangeError
 from data_contracts.series import SeriesRecord

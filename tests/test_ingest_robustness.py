@@ -21,8 +21,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-
-
 from trap_files import file_bytes
 from trap_generator import draw, write, write_set
 from trap_judge import Reading, exact, run_ingest

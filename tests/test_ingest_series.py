@@ -6,15 +6,11 @@ import errno
 import json
 import multiprocessing
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.dataset import Dataset
-
-
 from dicom_factory import (
     BIRTH_DATE,
     INSTITUTION,
@@ -28,6 +24,7 @@ from dicom_factory import (
     truth_of,
     write_series,
 )
+from pydicom.dataset import Dataset
 
 from data_contracts.errors import WorkspaceError
 from data_contracts.params import IngestParams

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.uid import ExplicitVRLittleEndian
-
-
 from dicom_factory import body_hu, save, slices_of, truth_of
+from pydicom.uid import ExplicitVRLittleEndian
 
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode

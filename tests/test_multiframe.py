@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-
 from dicom_factory import ENHANCED, N, Truth, body_hu, enhanced, save, set_stored, slices_of, truth_of
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import random
-import sys
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-
 from dicom_factory import body_hu, slices_of, truth_of, write_series
 
 from data_contracts.errors import ContractError

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_factory import Truth, slices_of, truth_of, write_series
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
-
-
-from dicom_factory import Truth, slices_of, truth_of, write_series
 
 from data_contracts.errors import GeometryError
 from data_contracts.params import IngestParams

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
-
-
 from make_traps import main as make_traps
 from trap_generator import described, draw, write
 from trap_judge import judge, run_ingest

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.ndimage import map_coordinates
-
-
 from dicom_factory import Truth
 from dicom_traps import CASES
+from scipy.ndimage import map_coordinates
 
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode

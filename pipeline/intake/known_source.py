@@ -202,6 +202,6 @@ def program_digest() -> str:
     root = Path(__file__).resolve().parents[2]
     total = hashlib.sha256()
     for folder in _PROGRAM:
-        for path in sorted((root / folder).glob("*.py")):
+        for path in sorted(path for path in (root / folder).rglob("*") if path.suffix in (".py", ".csv", ".txt")):
             total.update(path.name.encode() + b"\0" + path.read_bytes())
     return total.hexdigest()[:16]
