@@ -22,7 +22,8 @@ from pipeline.pixels.codecs import Plane
 from pipeline.pixels.hounsfield import PADDED, judge_hounsfield
 from pipeline.pixels.padding import find_padding, replace_padding
 from pipeline.pixels.pixel_file import PixelFile, SampleFormat
-from pipeline.pixels.rescale import Tables, rescale
+from pipeline.pixels.plain_planes import read_plain
+from pipeline.pixels.rescale import Tables, already_added, rescale
 from pipeline.pixels.volume_memory import VolumeMemory
 
 #: decoders release the GIL; more threads only cost memory
@@ -91,27 +92,38 @@ def decode_volume(
             if failures:
                 return
             try:
-                values, layout = _samples(slices[index], file, hu[index])
-                rescaled = rescale(values, layout, slices[index], hu[index], tables)
-                _take(hu[index], rescaled.named, steps, samples[index])
+                codec, lossy = slices[index].transfer_syntax, False
+                rescaled = already_added(slices[index], hu[index], *plain[index]) if index in plain else None
+                is_sampled = rescaled is not None and rescaled.named is None
+                if rescaled is None:
+                    values, layout = _samples(slices[index], file, hu[index])
+                    rescaled = rescale(values, layout, slices[index], hu[index], tables)
+                    codec, lossy = layout.codec, layout.lossy
+                if not is_sampled:
+                    _take(hu[index], rescaled.named, steps, samples[index])
                 mask = find_padding(hu[index], rescaled.lowest, rescaled.named)
                 changed = 0 if mask is None else replace_padding(hu[index], mask, params.padding_hu)
                 packed = None if mask is None else pack_plane(mask)
-                planes[index] = _Plane(changed, rescaled.clipped, packed, layout.codec, layout.lossy)
+                planes[index] = _Plane(changed, rescaled.clipped, packed, codec, lossy)
             except (DecodeError, OSError, MemoryError) as error:
                 why = error.what if isinstance(error, DecodeError) else "the file cannot be read"
                 detail = f"slice {index + 1} of {len(slices)}: {why}"
                 failures.append(Refusal(ReasonCode.PIXEL_DECODE_FAILED, detail, (slices[index],)))
 
-    with ExitStack() as stack, ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as pool:
+    n_threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    with ExitStack() as stack, ThreadPoolExecutor(n_threads) as pool:
+        plain = read_plain(slices, hu, samples, steps, lambda each, items: list(pool.map(each, items)), n_threads)
         try:
             order = _opened(slices, stack)
         except (DecodeError, OSError) as error:
             why = error.what if isinstance(error, DecodeError) else "the file cannot be read"
             return Refusal(ReasonCode.PIXEL_DECODE_FAILED, why, tuple(slices))
+        for index, extremes in plain.items():
+            planes[index] = _finished(slices[index], hu[index], *extremes)
+        left = [item for item in order if planes[item[0]] is None]
         # the first plane alone: most broken series end here
-        fill(order[:1])
-        list(pool.map(fill, [order[start : start + _RUN] for start in range(1, len(order), _RUN)]))
+        fill(left[:1])
+        list(pool.map(fill, [left[start : start + _RUN] for start in range(1, len(left), _RUN)]))
     if failures:
         return failures[0]
     done = [plane for plane in planes if plane is not None]
@@ -129,8 +141,18 @@ def decode_volume(
     )
 
 
+def _finished(header: SliceHeader, hu: NDArray[np.int16], lowest: int, highest: int) -> _Plane | None:
+    """A plane that was read the plain way, where nothing is left to do to it: no padding, nothing to mask or clip."""
+    rescaled = already_added(header, hu, lowest, highest)
+    if rescaled is None or rescaled.named is not None or find_padding(hu, rescaled.lowest, None) is not None:
+        return None
+    return _Plane(0, 0, None, header.transfer_syntax, False)
+
+
 def _opened(slices: Sequence[SliceHeader], stack: ExitStack) -> list[tuple[int, PixelFile | None]]:
     """Each index with its open file where several slices share one; a file of its own is opened when it is read."""
+    if all(header.n_frames == 1 for header in slices):
+        return [(index, None) for index in range(len(slices))]
     files: dict[object, PixelFile] = {}
     opened: list[tuple[int, PixelFile | None]] = []
     for path, group in groupby(enumerate(slices), key=lambda item: item[1].path):

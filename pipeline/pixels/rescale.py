@@ -107,11 +107,31 @@ def _added(
         return None
     # arithmetic modulo 2**16 is exact here: the result lies within int16
     np.add(samples.view(np.int16), np.int16(intercept), out=hu)
-    named = None
-    if low <= highest_possible and high >= lowest and low <= high:
-        first, last = max(low, lowest) + intercept, min(high, highest_possible) + intercept
-        named = hu == np.int16(first) if first == last else (hu >= np.int16(first)) & (hu <= np.int16(last))
-    return Rescaled(lowest + intercept, 0, named)
+    return Rescaled(lowest + intercept, 0, _named(hu, intercept, lowest, highest_possible, low, high))
+
+
+def already_added(header: SliceHeader, hu: NDArray[np.int16], lowest: int, highest: int) -> Rescaled | None:
+    """What is known of a plane whose samples, from `lowest` to `highest`, the intercept was added to modulo 2**16.
+
+    None where that was not enough: bits must be masked first, or HU leave int16.
+    """
+    intercept = int(header.rescale_intercept or 0.0)
+    bound = 1 << (header.bits_stored - 1 if header.signed else header.bits_stored)
+    if lowest < (-bound if header.signed else 0) or highest >= bound:
+        return None
+    if lowest + intercept < _INT16.min or highest + intercept > _INT16.max:
+        return None
+    return Rescaled(lowest + intercept, 0, _named(hu, intercept, lowest, highest, *padding_range(header)))
+
+
+def _named(
+    hu: NDArray[np.int16], intercept: int, lowest: int, highest: int, low: int, high: int
+) -> NDArray[np.bool_] | None:
+    """Where padding from stored value `low` to `high` lies in HU, among stored values from `lowest` to `highest`."""
+    if low > highest or high < lowest or low > high:
+        return None
+    first, last = max(low, lowest) + intercept, min(high, highest) + intercept
+    return hu == np.int16(first) if first == last else (hu >= np.int16(first)) & (hu <= np.int16(last))
 
 
 def _table(stored: NDArray[np.int64], slope: float, intercept: float, low: int, high: int) -> Table:

@@ -38,6 +38,7 @@ from pipeline.intake.discover import discover  # noqa: E402
 from pipeline.intake.ingest_series import ingest_series  # noqa: E402
 from pipeline.intake.triage import triage  # noqa: E402
 from pipeline.pixels.decode import DecodedVolume, decode_volume  # noqa: E402
+from pipeline.pixels.plain_planes import load_kernel  # noqa: E402
 from pipeline.pixels.volume_memory import VolumeMemory  # noqa: E402
 
 NLST = REPOSITORY.parent / "shared" / "data" / "dicom" / "traps.tar.xz"
@@ -92,6 +93,7 @@ def decode_rows(work: Path, hu: np.ndarray, rounds: int) -> list[Row]:
     """Every transfer syntax beside its peers; the volumes are compared before they are measured."""
     rows: list[Row] = []
     monai, memory = monai_reader(), VolumeMemory()
+    load_kernel()
     for name in SYNTAXES:
         folder = work / name.replace(" ", "-")
         write_chest(folder, name, hu)
