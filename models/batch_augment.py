@@ -62,7 +62,7 @@ def augment_batch(
     ----------
     images: volumes (N, C, D, H, W) or planes (N, C, H, W), float32; each of the N is warped by itself, its C alike.
         Planes of a patch that are to be warped apart are given as images of their own.
-    out: where the result goes, of the same shape, C order; memory used again costs half of what fresh memory does.
+    out: where the result goes, of the same shape, C order.
     threads: 0 takes torch's.
     """
     _check_shape(images)
