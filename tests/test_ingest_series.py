@@ -159,7 +159,7 @@ def _ingest_in_process(source: Path, workspace: Path) -> None:
 
 
 def test_two_processes_that_ingest_the_same_series_lose_nothing(sound: Path, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_ingest_in_process, args=(sound, tmp_path)) for _ in range(3)]
     for worker in workers:
         worker.start()
