@@ -22,7 +22,7 @@ sys.path[:0] = [str(REPOSITORY), str(Path(__file__).parent)]
 
 from paired import Row, publish, ratio_row, take_turns, value_row  # noqa: E402
 
-from data_contracts.params import PatchParams  # noqa: E402
+from data_contracts.params import IngestParams, PatchParams  # noqa: E402
 from data_contracts.volume import CTVolume  # noqa: E402
 from pipeline.imaging.grids import patient_grid  # noqa: E402
 from pipeline.imaging.resample import resample, resample_onto  # noqa: E402
@@ -73,6 +73,53 @@ def resampling_rows(work: str, volume: CTVolume, rounds: int, bars: tuple[float,
             f"{work}: limit, one copy of the output", "noduleflow", seconds, own="copy of the output", of="noduleflow"
         ),
     ]
+
+
+def series_rows(work: Path, n_slices: int, n_pixels: int, rounds: int) -> list[Row]:
+    """Files of a series to a volume of 1.0 mm in memory, scanned and checked, beside a reader and a resampler."""
+    import SimpleITK
+    import torch
+    from bench_ingest import by_simpleitk, monai_reader, scanned
+    from chest_series import chest_hu, write_chest
+    from monai.transforms import Spacing
+
+    from pipeline.pixels.decode import DecodedVolume, decode_volume
+    from pipeline.pixels.volume_memory import VolumeMemory
+
+    folder, decoded = work / "series", VolumeMemory()
+    write_chest(folder, "uncompressed", chest_hu(n_slices, n_pixels))
+    theirs = SimpleITK.ResampleImageFilter()
+    theirs.SetInterpolator(SimpleITK.sitkLinear)
+    theirs.SetOutputSpacing((1.0, 1.0, 1.0))
+    monai = monai_reader()
+    spacing = Spacing(pixdim=(1.0, 1.0, 1.0), mode="bilinear", padding_mode="border", dtype=torch.float32)
+    memory: dict[str, np.ndarray] = {}
+
+    def ours() -> CTVolume:
+        part = scanned(folder)
+        volume = decode_volume(part.slices, IngestParams(), decoded)
+        assert isinstance(volume, DecodedVolume)
+        series = CTVolume(volume.hu, part.grid.affine)
+        affine, shape_kji = patient_grid(series, 1.0)
+        out = memory.setdefault("out", np.zeros(shape_kji, np.int16))
+        return resample_onto(series, affine, shape_kji, out=out)
+
+    def by_their_filter() -> SimpleITK.Image:
+        image = by_simpleitk(folder)
+        extent = [size * mm for size, mm in zip(image.GetSize(), image.GetSpacing(), strict=True)]
+        theirs.SetSize([round(mm) for mm in extent])
+        theirs.SetOutputOrigin(image.GetOrigin())
+        theirs.SetOutputDirection(image.GetDirection())
+        return theirs.Execute(image)
+
+    name = f"uncompressed series of {n_slices} slices to 1.0 mm in memory"
+    seconds = take_turns({"noduleflow": ours, "SimpleITK": by_their_filter}, rounds)
+    rows = [ratio_row(name, "SimpleITK", seconds, own="noduleflow", of="SimpleITK", at_least=8)]
+    if monai is None:
+        print("itk is not installed: no row for MONAI (make bench installs it)", file=sys.stderr)
+        return rows
+    slow = take_turns({"noduleflow": ours, "MONAI": lambda: spacing(monai(folder)[None])}, 3)
+    return [*rows, ratio_row(name, "MONAI reader and Spacing", slow, own="noduleflow", of="MONAI", at_least=35)]
 
 
 def growth_rows() -> list[Row]:
@@ -173,6 +220,7 @@ def main() -> int:
     del thin, thick
     rows += growth_rows()
     with tempfile.TemporaryDirectory(prefix="bench-tensors-") as scratch:
+        rows += series_rows(Path(scratch), n_slices, n_pixels, options.rounds)
         rows += dataset_rows(Path(scratch), 5 if options.quick else 100, 10)
     rows.append(first_call_row())
     publish("tensors-quick" if options.quick else "tensors", rows)
