@@ -7,9 +7,9 @@ import pandas as pd
 
 from data_contracts.manifest import Split
 from data_contracts.model_card import InputSpec
-from models.backbones import Backbone, build_backbone
-from models.inputs import to_images
-from models.zoo import WeightsInfo, calibrate_batchnorm, load_weights
+from models.networks.backbones import Backbone, build_backbone
+from models.networks.inputs import to_images
+from models.weights.zoo import WeightsInfo, calibrate_batchnorm, load_weights
 
 #: patches whose statistics a random backbone's BatchNorm takes
 _CALIBRATION_PATCHES = 32

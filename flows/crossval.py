@@ -13,10 +13,10 @@ from data_contracts.predictions import PREDICTION_TABLE
 from flows.backbone import initial_backbone
 from flows.evaluation import predictions_of
 from flows.labelled import floats, labelled_patches, patches_of
-from models.fit import fit_classifier
-from models.fit_data import FitData
-from models.fit_state import EpochRecord
-from models.inputs import input_spec
+from models.fitting.data import FitData
+from models.fitting.fit import fit_classifier
+from models.fitting.state import EpochRecord
+from models.networks.inputs import input_spec
 from models.predict import predict_logits
 from pipeline.cohort.dataset import PatchReader
 from pipeline.scoring.folds import patient_folds

@@ -18,8 +18,8 @@ from flows.progress import say
 from flows.registry import CHAMPION, Registry
 from flows.settings import Settings
 from flows.workspace import Workspace
-from models.backbones import build_backbone
-from models.zoo import load_weights
+from models.networks.backbones import build_backbone
+from models.weights.zoo import load_weights
 
 BACKBONE = "resnet50"
 #: This salt gives every split of both sites its share of a few dozen patients; counts chose it, no score was seen.

@@ -21,13 +21,13 @@ from flows.feature_parts import FeatureParts, Vectors, patch_sha256
 from flows.labelled import patches_of
 from flows.progress import say, stage
 from flows.workspace import Workspace
-from models.backbones import Backbone, state_digest
-from models.engine_plan import EnginePlan, plan_engine
-from models.engines import OpenedEngine, open_engine
-from models.heap import give_back
-from models.inputs import input_spec, to_images
+from models.engines.heap import give_back
+from models.engines.open_engine import OpenedEngine, open_engine
+from models.engines.plan import EnginePlan, plan_engine
+from models.networks.backbones import Backbone, state_digest
+from models.networks.inputs import input_spec, to_images
 from models.predict import stream_features
-from models.zoo import WeightsInfo
+from models.weights.zoo import WeightsInfo
 from pipeline.cohort.dataset import PatchReader
 
 #: The most work that a kill costs.

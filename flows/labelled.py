@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from data_contracts.nodules import RATINGS
 from data_contracts.params import TrainParams
-from models.fit_data import LabelledPatches
-from models.inputs import to_common_spacing
+from models.fitting.data import LabelledPatches
+from models.networks.inputs import to_common_spacing
 from pipeline.cohort.dataset import PatchReader
 
 #: from this number of readers on a nodule counts fully; below, in proportion (only with a soft-label term)

@@ -160,7 +160,7 @@ def _lung_segmenter(workspace: Workspace, params: ReviewParams) -> LungSegmenter
     """The trained segmenter that the parameters name; None where the classical mask is wanted."""
     if not params.lung_segmenter:
         return None
-    from models.lung_segmenter import load_lung_segmenter
+    from models.weights.lung_segmenter import load_lung_segmenter
 
     return load_lung_segmenter(workspace.segmenters_root / params.lung_segmenter)
 

@@ -27,13 +27,13 @@ from flows.registry import Registry
 from flows.tracking import log_run
 from flows.training_cohort import TrainingCohort
 from flows.workspace import Workspace
-from models.backbones import build_backbone
 from models.checkpoint import CHECKPOINT_FILE, save_network
-from models.fit import fit_classifier
-from models.fit_state import EpochRecord
-from models.inputs import input_spec
+from models.fitting.fit import fit_classifier
+from models.fitting.state import EpochRecord
+from models.networks.backbones import build_backbone
+from models.networks.inputs import input_spec
 from models.predict import logits_of_features, predict_logits
-from models.zoo import WeightsInfo, load_weights
+from models.weights.zoo import WeightsInfo, load_weights
 from pipeline.scoring.adaptation_gate import decide_adaptation
 from pipeline.scoring.fusion import apply_calibration, fit_calibration
 from pipeline.scoring.thresholds import freeze_thresholds

@@ -13,7 +13,7 @@ from data_contracts.features import FEATURE_TABLE, pooled_matrix
 from data_contracts.manifest import Split
 from data_contracts.params import TrainParams
 from flows.labelled import labelled_patches, patches_of
-from models.fit_data import FitData, LabelledPatches
+from models.fitting.data import FitData, LabelledPatches
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.split import check_no_leak
 

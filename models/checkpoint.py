@@ -11,8 +11,8 @@ from safetensors.torch import load, save
 from data_contracts.errors import UsageError, WeightsDigestError, WeightsError
 from data_contracts.model_card import ModelCard
 from data_contracts.records import sha256_file, write_bytes_atomic
-from models.backbones import build_backbone
-from models.network import HeadKind, NoduleNetwork, build_network
+from models.networks.backbones import build_backbone
+from models.networks.network import HeadKind, NoduleNetwork, build_network
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from data_contracts.model_card import Calibration, InputSpec
-from models.augment import orbit
-from models.inputs import to_images
-from models.network import NoduleNetwork
+from models.augmentation.augment import orbit
+from models.networks.inputs import to_images
+from models.networks.network import NoduleNetwork
 
 
 class ServingModule(nn.Module):

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_contracts.model_card import InputSpec, ModelCard
-from models.augment import orbit
-from models.engines import Engine
-from models.heap import keep_heap
-from models.inputs import plane_count, to_images
-from models.network import NoduleNetwork
+from models.augmentation.augment import orbit
+from models.engines.heap import keep_heap
+from models.engines.open_engine import Engine
+from models.networks.inputs import plane_count, to_images
+from models.networks.network import NoduleNetwork
 
 CARD_FILE = "model_card.json"
 #: images a pass: their activations then stay in the processor's cache (ResNet50: about three times as fast as 48)

@@ -15,11 +15,11 @@ from flows import feature_parts, features
 from flows.feature_parts import FeatureParts
 from flows.features import FeatureRun, feature_params, feature_table
 from flows.workspace import Workspace
-from models.backbones import build_backbone
-from models.engine_plan import EnginePlan
-from models.engines import OpenedEngine
-from models.torch_engine import TorchEngine
-from models.zoo import calibrate_batchnorm
+from models.engines.open_engine import OpenedEngine
+from models.engines.plan import EnginePlan
+from models.engines.torch_engine import TorchEngine
+from models.networks.backbones import build_backbone
+from models.weights.zoo import calibrate_batchnorm
 from pipeline.cohort.dataset import assemble_dataset
 
 N_PATCHES = 40

@@ -321,7 +321,7 @@ def test_two_commands_at_once_on_sources_that_overlap_lose_and_double_nothing(
 
 
 def _wherever_found(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows without the path: of a series that lies in both folders it is the path that the quicker command met first."""
+    """Rows without the path: of a series that lies in both folders the path that the quicker command met first."""
     return [{name: value for name, value in row.items() if name != "source_path"} for row in rows]
 
 

@@ -12,7 +12,7 @@ from data_contracts.errors import WeightsDigestError, WeightsError
 from data_contracts.records import sha256_file
 from data_contracts.segmenter import SegmenterCard
 from data_contracts.volume import CTVolume
-from models.lung_segmenter import CARD_FILE, WEIGHTS_FILE, load_lung_segmenter
+from models.weights.lung_segmenter import CARD_FILE, WEIGHTS_FILE, load_lung_segmenter
 from pipeline.imaging.grids import patient_grid
 from pipeline.imaging.lungs import segment_lungs
 from pipeline.imaging.resample import resample

@@ -11,9 +11,9 @@ from scipy import ndimage, stats
 from torch.nn import functional
 
 from data_contracts.errors import UsageError
-from models.augment import augment, draw_variant
-from models.augment_kernels import add_noise
-from models.batch_augment import AugmentRanges, augment_batch, noise_keys, random_matrices, warp_batch
+from models.augmentation.augment import augment, draw_variant
+from models.augmentation.batch import AugmentRanges, augment_batch, noise_keys, random_matrices, warp_batch
+from models.augmentation.kernels import add_noise
 
 RANGES = AugmentRanges(noise_std=20.0)
 PLAIN = AugmentRanges()

@@ -12,9 +12,9 @@ from torch import nn
 
 from data_contracts.errors import UsageError, WeightsDigestError, WeightsError
 from data_contracts.records import sha256_file
-from models import weights_download
-from models.backbones import BACKBONES, build_backbone, pool
-from models.zoo import calibrate_batchnorm, load_weights
+from models.networks.backbones import BACKBONES, build_backbone, pool
+from models.weights import download as weights_download
+from models.weights.zoo import calibrate_batchnorm, load_weights
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.domain import (
+from models.adaptation.adversary import (
     DomainDiscriminator,
     discriminator_width,
     domain_loss,

@@ -13,16 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import models.engine_plan as planning
+import models.engines.plan as planning
 from data_contracts.errors import UsageError
-from models import engines, heap
-from models.backbones import Backbone, build_backbone, state_digest
-from models.engine_plan import EnginePlan, plan_engine
-from models.engines import open_engine, smallest_cosine
-from models.processor import has_compiler
-from models.quantize import quantised_range
-from models.torch_engine import TorchEngine
-from models.zoo import calibrate_batchnorm
+from models.engines import heap
+from models.engines import open_engine as engines
+from models.engines.open_engine import open_engine, smallest_cosine
+from models.engines.plan import EnginePlan, plan_engine
+from models.engines.processor import has_compiler
+from models.engines.quantize import quantised_range
+from models.engines.torch_engine import TorchEngine
+from models.networks.backbones import Backbone, build_backbone, state_digest
+from models.weights.zoo import calibrate_batchnorm
 
 SIZE_PX = 48
 openvino = pytest.mark.skipif(
@@ -202,8 +203,8 @@ def test_the_digest_of_a_network_is_that_of_its_numbers(backbone):
 
 _FAULTS = """
 import resource, sys, torch
-from models.backbones import build_backbone
-from models.heap import keep_heap
+from models.networks.backbones import build_backbone
+from models.engines.heap import keep_heap
 if sys.argv[1] == "kept": assert keep_heap() and keep_heap()
 network, images = build_backbone("resnet18", seed=0), torch.zeros(16, 3, 128, 128)
 faults = []
@@ -232,9 +233,9 @@ def test_kept_memory_is_not_fetched_from_the_system_again(repository):
 
 _RUN = """
 import sys, torch
-from models.backbones import build_backbone
-from models.engine_plan import plan_engine
-from models.engines import open_engine
+from models.networks.backbones import build_backbone
+from models.engines.plan import plan_engine
+from models.engines.open_engine import open_engine
 plan = plan_engine("cpu", "openvino", "fp32")
 opened = open_engine(build_backbone("resnet18", seed=0), plan, torch.zeros(2, 3, 32, 32))
 assert opened.plan.engine == "openvino", opened.plan

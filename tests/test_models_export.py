@@ -8,12 +8,12 @@ import torch
 
 from data_contracts.errors import WeightsDigestError, WeightsError
 from data_contracts.model_card import Calibration, InputSpec, ModelCard
-from models.backbones import BACKBONES, build_backbone
 from models.checkpoint import CHECKPOINT_FILE, save_network
+from models.engines.torch_engine import TorchEngine
 from models.export import ServingModule
-from models.network import build_network
+from models.networks.backbones import BACKBONES, build_backbone
+from models.networks.network import build_network
 from models.predict import Predictor, extract_features, predict_logits
-from models.torch_engine import TorchEngine
 
 CALIBRATION = Calibration(
     bias=0.1, image_weight=1, size_weight=2, image_only_bias=-0.3, image_only_weight=1.7, size_only_bias=0,

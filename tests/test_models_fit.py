@@ -12,17 +12,17 @@ from torch import nn
 from data_contracts.errors import NoduleflowError, NothingUsableError, UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
-from models import fit_precision
-from models.backbones import Backbone
-from models.fit import fit_classifier
-from models.fit_data import FitData, LabelledPatches
-from models.fit_schedule import rate_factor
-from models.fit_state import EpochRecord
-from models.frozen_prefix import PatchInputs
-from models.inputs import as_batch, to_images
-from models.learner import class_balance, masked_cross_entropy, weighted_cross_entropy
+from models.fitting import precision as fit_precision
+from models.fitting.data import FitData, LabelledPatches
+from models.fitting.fit import fit_classifier
+from models.fitting.frozen_prefix import PatchInputs
+from models.fitting.learner import class_balance, masked_cross_entropy, weighted_cross_entropy
+from models.fitting.schedule import rate_factor
+from models.fitting.state import EpochRecord
+from models.networks.backbones import Backbone
+from models.networks.inputs import as_batch, to_images
 from models.predict import predict_logits
-from models.zoo import calibrate_batchnorm
+from models.weights.zoo import calibrate_batchnorm
 
 SPEC = InputSpec(kind="2d", patch_shape=(1, 32, 32), value_unit="grey", spacing_mm=1.0, input_size_px=32)
 

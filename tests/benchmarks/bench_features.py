@@ -79,7 +79,7 @@ def worker_row(work: str, peer: str, own: Worker, other: Worker, **more: Any) ->
 
 def feature_rows(rounds: int, *, compiled: bool) -> list[Row]:
     """ResNet50 at 224 x 224, batches of 32."""
-    from models.processor import has_bf16_units, has_openvino
+    from models.engines.processor import has_bf16_units, has_openvino
 
     bf16 = has_bf16_units()
     variants = ["eager", "eager, heap kept", "auto", "torch"]
@@ -113,7 +113,7 @@ def feature_rows(rounds: int, *, compiled: bool) -> list[Row]:
 
 def step_rows(rounds: int) -> list[Row]:
     """A step of fine-tuning ResNet50 at 128 x 128, batches of 16, with every stage or the last one learning."""
-    from models.processor import has_bf16_units
+    from models.engines.processor import has_bf16_units
 
     variants = ["step-all-eager", "step-all-fp32", "step-all-bf16", "step-last-eager", "step-last-cached"]
     workers = in_turns(variants, rounds, "--size", "128", "--batch", "16")
@@ -139,8 +139,8 @@ def head_row(rounds: int) -> Row:
     import torch
 
     from data_contracts.params import TrainParams
-    from models.learner import Batch, Learner, batch_losses
-    from models.network import Head
+    from models.fitting.learner import Batch, Learner, batch_losses
+    from models.networks.network import Head
 
     params, n = TrainParams(unfreeze=0), 256
     learner = Learner(
@@ -173,7 +173,7 @@ def one_augmentation(name: str, shape: tuple[int, ...], rounds: int) -> list[Row
     import torch
     from monai import transforms
 
-    from models.batch_augment import AugmentRanges, augment_batch
+    from models.augmentation.batch import AugmentRanges, augment_batch
 
     ranges = AugmentRanges(noise_std=20.0)
     images = np.random.default_rng(0).normal(-500, 300, shape).astype(np.float32)

@@ -40,13 +40,13 @@ def lidc_dataset(root: Path) -> Path:
 
 def labelled_features(dataset: Path) -> tuple[pd.DataFrame, dict[str, NDArray[np.float32]]]:
     """Rows of the labelled nodules, and their pooled features by each variant."""
-    from models.backbones import build_backbone
-    from models.engine_plan import plan_engine
-    from models.engines import open_engine
-    from models.inputs import as_batch, input_spec, to_images
+    from models.engines.open_engine import open_engine
+    from models.engines.plan import plan_engine
+    from models.engines.torch_engine import TorchEngine
+    from models.networks.backbones import build_backbone
+    from models.networks.inputs import as_batch, input_spec, to_images
     from models.predict import extract_features
-    from models.torch_engine import TorchEngine
-    from models.zoo import load_weights
+    from models.weights.zoo import load_weights
     from pipeline.cohort.dataset import PatchReader
 
     reader = PatchReader(dataset)
@@ -104,7 +104,7 @@ def numerical_rows() -> list[Row]:
     """Cosines to float32 as they are and about the mean image, and the AUC each variant costs."""
     from sklearn.metrics import roc_auc_score
 
-    from models.engines import smallest_cosine
+    from models.engines.open_engine import smallest_cosine
 
     with tempfile.TemporaryDirectory(prefix="bench-features-") as scratch:
         rows, made = labelled_features(lidc_dataset(Path(scratch)))

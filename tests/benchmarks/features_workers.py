@@ -72,8 +72,8 @@ def network(size_px: int) -> Any:
     """ResNet50 with random weights and BatchNorm statistics of smooth images (no ImageNet weights are at hand)."""
     import torch
 
-    from models.backbones import build_backbone
-    from models.zoo import calibrate_batchnorm
+    from models.networks.backbones import build_backbone
+    from models.weights.zoo import calibrate_batchnorm
 
     backbone = build_backbone("resnet50", seed=0)
     calibrate_batchnorm(backbone, smooth_images(8, size_px))
@@ -102,7 +102,7 @@ def extraction(variant: str, size_px: int, batch: int) -> tuple[Callable[[], obj
         # As anyone would call it: default layout, default allocator.
         plain = backbone.to(memory_format=torch.contiguous_format)
         if variant == "eager, heap kept":
-            from models.heap import keep_heap
+            from models.engines.heap import keep_heap
 
             keep_heap()
 
@@ -111,8 +111,8 @@ def extraction(variant: str, size_px: int, batch: int) -> tuple[Callable[[], obj
                 return plain(images)
 
         return eager, {}
-    from models.engine_plan import plan_engine
-    from models.engines import open_engine
+    from models.engines.open_engine import open_engine
+    from models.engines.plan import plan_engine
 
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(CACHE / "inductor"))
     wish, _, precision = variant.partition(" ")
@@ -131,9 +131,9 @@ def training_step(variant: str, size_px: int, batch: int) -> tuple[Callable[[], 
     import torch
 
     from data_contracts.params import TrainParams
-    from models.heap import keep_heap
-    from models.learner import Batch, Learner, batch_losses
-    from models.network import build_network
+    from models.engines.heap import keep_heap
+    from models.fitting.learner import Batch, Learner, batch_losses
+    from models.networks.network import build_network
 
     _, stages, mode = variant.split("-")
     if mode != "eager":

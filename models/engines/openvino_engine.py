@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.backbones import Backbone
-from models.quantize import quantize_convolutions
+from models.engines.quantize import quantize_convolutions
+from models.networks.backbones import Backbone
 
 IMAGES_A_PASS = 32
 _HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}

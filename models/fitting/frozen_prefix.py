@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
-from models.augment import Draws, augment, draw_variant
-from models.backbones import pool
-from models.inputs import as_batch, plane_count, to_images
-from models.network import mean_over_planes
+from models.augmentation.augment import Draws, augment, draw_variant
+from models.networks.backbones import pool
+from models.networks.inputs import as_batch, plane_count, to_images
+from models.networks.network import mean_over_planes
 
 _FLOAT16_ABOVE_BYTES = 512 * 2**20
 _MOST_BYTES = 3 * 2**30

@@ -18,17 +18,17 @@ from data_contracts.errors import NoduleflowError, UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
 from data_contracts.records import digest_of
-from models.backbones import Backbone, state_digest
-from models.domain import reversal_strength
-from models.fit_data import FitData, LabelledPatches
-from models.fit_precision import bf16_agrees, wants_bf16
-from models.fit_schedule import Shuffled, rate_factor
-from models.fit_state import EpochRecord, FitState, load_state, optimizer_tensors, restore_optimizer, save_state
-from models.frozen_prefix import PatchInputs
-from models.heap import give_back, keep_heap
-from models.inputs import plane_count
-from models.learner import Batch, Learner, batch_losses, class_balance
-from models.network import NoduleNetwork, build_network
+from models.adaptation.adversary import reversal_strength
+from models.engines.heap import give_back, keep_heap
+from models.fitting.data import FitData, LabelledPatches
+from models.fitting.frozen_prefix import PatchInputs
+from models.fitting.learner import Batch, Learner, batch_losses, class_balance
+from models.fitting.precision import bf16_agrees, wants_bf16
+from models.fitting.schedule import Shuffled, rate_factor
+from models.fitting.state import EpochRecord, FitState, load_state, optimizer_tensors, restore_optimizer, save_state
+from models.networks.backbones import Backbone, state_digest
+from models.networks.inputs import plane_count
+from models.networks.network import NoduleNetwork, build_network
 
 #: Fewer patches of a class than this, and the validation loss chooses the epoch instead of the AUC.
 _FEWEST_FOR_AUC = 5

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_contracts.records import digest_of
-from models.backbones import Backbone, state_digest
-from models.engine_plan import EnginePlan
-from models.torch_engine import TorchEngine
+from models.engines.plan import EnginePlan
+from models.engines.torch_engine import TorchEngine
+from models.networks.backbones import Backbone, state_digest
 
 #: Cosine between features of an image in bfloat16 and in float32 that every image of the first batch must reach.
 LEAST_COSINE = 0.998
@@ -98,11 +98,11 @@ def _build(backbone: Backbone, plan: EnginePlan, sample: Tensor, cache: Path | N
     size_px = int(sample.shape[-1])
     compiled = plan.engine == "compile"
     if plan.device == "cuda":
-        from models.cuda_engine import CudaEngine
+        from models.engines.cuda_engine import CudaEngine
 
         return CudaEngine(backbone, size_px, plan.precision, compiled=compiled)
     if plan.engine == "openvino":
-        from models.openvino_engine import OpenVinoEngine
+        from models.engines.openvino_engine import OpenVinoEngine
 
         key = digest_of(state_digest(backbone))
         return OpenVinoEngine(backbone, size_px, plan.precision, cache=cache, key=key, calibration=sample)

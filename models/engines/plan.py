@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 
 from data_contracts.errors import UsageError
-from models.processor import has_bf16_units, has_compiler, has_openvino, processor_name
+from models.engines.processor import has_bf16_units, has_compiler, has_openvino, processor_name
 
 Device = Literal["cpu", "cuda"]
 Engine = Literal["openvino", "compile", "torch"]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.backbones import Backbone
+from models.networks.backbones import Backbone
 
 IMAGES_A_PASS = 128
 _WARM_UP_PASSES = 3

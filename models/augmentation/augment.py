@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.batch_augment import warp_batch
+from models.augmentation.batch import warp_batch
 
 MAX_ROTATION_RAD = 0.26
 MAX_LOG_SCALE = 0.1

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_contracts.errors import UsageError
-from models.augment_kernels import add_noise, warp_plane, warp_volume
+from models.augmentation.kernels import add_noise, warp_plane, warp_volume
 
 Array = NDArray[np.float32]
 

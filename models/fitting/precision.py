@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.learner import Learner
-from models.processor import has_bf16_units
+from models.engines.processor import has_bf16_units
+from models.fitting.learner import Learner
 
 #: Cosine between the gradients of the first batch in bfloat16 and in float32, and how far apart their losses may be.
 LEAST_GRADIENT_COSINE = 0.98

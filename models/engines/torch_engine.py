@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.backbones import Backbone
-from models.heap import keep_heap
+from models.engines.heap import keep_heap
+from models.networks.backbones import Backbone
 
 #: compiled kernels have their shapes built in
 _COMPILED_IMAGES_A_PASS = 32

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from data_contracts.errors import WeightsDigestError, WeightsError
 from data_contracts.records import sha256_file
-from models.backbones import Backbone
-from models.weights_download import torchvision_file
+from models.networks.backbones import Backbone
+from models.weights.download import torchvision_file
 
 NO_WEIGHTS = "none"
 AUTO = "auto"

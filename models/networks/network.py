@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from data_contracts.errors import UsageError
-from models.backbones import Backbone
-from models.inputs import as_batch
+from models.networks.backbones import Backbone
+from models.networks.inputs import as_batch
 
 HeadKind = Literal["linear", "mlp"]
 MLP_WIDTH = 512

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data_contracts.params import TrainParams
-from models.backbones import pool
-from models.domain import DomainDiscriminator, discriminator_width, domain_loss
-from models.network import Head, mean_over_planes
+from models.adaptation.adversary import DomainDiscriminator, discriminator_width, domain_loss
+from models.networks.backbones import pool
+from models.networks.network import Head, mean_over_planes
 
 _BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -1,0 +1,1 @@
+"""What pulls two sites together, with the loss of each method as its paper gives it."""

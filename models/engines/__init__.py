@@ -1,0 +1,1 @@
+"""What computes features: processors, GPUs, precisions, memory."""

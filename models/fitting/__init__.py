@@ -1,0 +1,1 @@
+"""Fits that end alike whether or not they were interrupted."""

@@ -1,0 +1,1 @@
+"""Backbones by name, the classifier around one, and the images it sees."""
