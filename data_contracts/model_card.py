@@ -87,6 +87,7 @@ class ModelCard(Record):
 
     weights: "none" where the backbone started from random numbers, else the name or file it came from.
     checkpoint_sha256: of checkpoint.safetensors; checked before every load.
+    pooling: how the planes of a patch are joined. concepts: what is read out beside malignancy, each in 0..1.
     thresholds: operating points frozen on validation, e.g. {"specificity_0.90": 0.61}.
     """
 
@@ -97,6 +98,8 @@ class ModelCard(Record):
     weights_sha256: str
     pretrained: bool
     head: str
+    pooling: Literal["mean", "attention"] = "mean"
+    concepts: tuple[str, ...] = ()
     input: InputSpec
     calibration: Calibration
     thresholds: dict[str, float] = {}

@@ -12,7 +12,7 @@ from data_contracts.params import TrainParams
 from data_contracts.predictions import PREDICTION_TABLE
 from flows.backbone import initial_backbone
 from flows.evaluation import predictions_of
-from flows.labelled import floats, labelled_patches, patches_of
+from flows.labelled import concept_names, floats, labelled_patches, patches_of
 from models.fitting.data import FitData
 from models.fitting.fit import fit_classifier
 from models.fitting.state import EpochRecord
@@ -55,7 +55,11 @@ def fold_predictions(
     spec = input_spec(reader.card, params)
     sample = patches_of(reader, train.head(_CALIBRATION_PATCHES), params)
     backbone, _ = initial_backbone(params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec)
-    data = FitData(labelled_patches(reader, train, params), labelled_patches(reader, validation, params))
+    data = FitData(
+        labelled_patches(reader, train, params),
+        labelled_patches(reader, validation, params),
+        concepts=concept_names(train),
+    )
     result = fit_classifier(data, params, spec, backbone, state_dir=state_dir, on_epoch=on_epoch)
     calibration = fit_calibration(
         predict_logits(result.network, data.validation.patches, spec),

@@ -50,7 +50,8 @@ class FeatureRun(NamedTuple):
 
 def feature_params(params: TrainParams) -> FeatureParams | None:
     """The feature table a training can learn from; None where a stage learns or every epoch sees other patches."""
-    if params.unfreeze > 0 or params.augmentations > 1 or params.adaptation != "none" or params.common_spacing_mm:
+    changing = params.unfreeze > 0 or params.augmentations > 1 or params.common_spacing_mm > 0
+    if changing or params.adaptation or params.pooling != "mean":
         return None
     shared = FeatureParams.model_fields.keys() & TrainParams.model_fields.keys()
     return FeatureParams(**{name: getattr(params, name) for name in shared})

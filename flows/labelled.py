@@ -16,6 +16,8 @@ from pipeline.cohort.dataset import PatchReader
 
 #: from this number of readers on a nodule counts fully; below, in proportion (only with a soft-label term)
 _FULL_READERS = 3
+#: the concept that is not a rating
+LOG_DIAMETER = "log_diameter"
 #: diameters that become 0 and 1 as an auxiliary target, on a logarithmic scale
 _DIAMETER_RANGE_MM = (3.0, 50.0)
 
@@ -39,18 +41,21 @@ def labelled_patches(
         floats(rows["label"]),
         soft_labels=floats(rows["label_soft"]) if soft else None,
         weights=np.clip(readers, 1, _FULL_READERS) / _FULL_READERS if soft else None,
-        auxiliary=auxiliary_targets(rows) if params.auxiliary_weight > 0 else None,
+        auxiliary=concept_targets(rows) if params.auxiliary_weight > 0 else None,
         features=features,
     )
 
 
-def auxiliary_targets(rows: pd.DataFrame) -> NDArray[np.float64]:
+def concept_names(rows: pd.DataFrame) -> tuple[str, ...]:
+    """What `concept_targets` has a column for: log-diameter and the readers' ratings that the table holds."""
+    return (LOG_DIAMETER, *(name for name in RATINGS if name != "malignancy" and name in rows))
+
+
+def concept_targets(rows: pd.DataFrame) -> NDArray[np.float64]:
     """(n, k) in 0..1: log-diameter and the readers' mean ratings other than malignancy; NaN where unknown."""
     low, high = (math.log(value) for value in _DIAMETER_RANGE_MM)
     columns = [np.clip((np.log(floats(rows["diameter_mm"])) - low) / (high - low), 0, 1)]
-    for name, top in RATINGS.items():
-        if name != "malignancy" and name in rows:
-            columns.append((floats(rows[name]) - 1) / (top - 1))
+    columns += [(floats(rows[name]) - 1) / (RATINGS[name] - 1) for name in concept_names(rows)[1:]]
     return np.stack(columns, axis=1)
 
 

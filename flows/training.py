@@ -21,7 +21,7 @@ from flows.backbone import calibration_rows, initial_backbone
 from flows.engine import step
 from flows.evaluation import predictions_of, write_evaluation
 from flows.features import feature_params, feature_table
-from flows.labelled import floats
+from flows.labelled import concept_names, floats
 from flows.progress import say, stage
 from flows.registry import Registry
 from flows.tracking import log_run
@@ -57,7 +57,7 @@ def fit_network(
         return name
     cohort = TrainingCohort(workspace.datasets_root / dataset_id, params, feature_table)
     adapted = name != SOURCE_ONLY
-    used = params if adapted else params.model_copy(update={"adaptation": "none"})
+    used = params.model_copy(update={"adaptation": (name,) if adapted else ()})
     spec = input_spec(cohort.reader.card, params)
     sample = cohort.patches(calibration_rows(cohort.index))
     backbone, _ = initial_backbone(params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec)
@@ -92,7 +92,8 @@ def fit_network(
 
 
 def _epoch_line(epoch: EpochRecord) -> str:
-    shown = {"loss": epoch.train_loss, "validation AUC": epoch.validation_auc, "domain accuracy": epoch.domain_accuracy}
+    figures = {name.replace("_", " "): value for name, value in epoch.figures.items()}
+    shown = {"loss": epoch.train_loss, "validation AUC": epoch.validation_auc, **figures}
     return ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
 
 
@@ -149,6 +150,8 @@ def choose_and_evaluate(
         thresholds=frozen["score"],
         checkpoint_sha256=sha256_file(folder / "checkpoint.safetensors"),
         dataset_id=dataset_id,
+        pooling=params.pooling,
+        concepts=concept_names(cohort.index) if params.auxiliary_weight > 0 else (),
         training={
             **params.model_dump(mode="json", exclude={"weights", "weights_sha256", "backbone"}),
             "network": chosen,
@@ -208,8 +211,8 @@ def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_
     workspace = Workspace(Path(workspace_root))
     weights = load_weights(build_backbone(params.backbone, seed=params.seed), params.weights, params.weights_sha256)
     run_id = digest_of([TRAINING_VERSION, dataset_id, params.model_dump(mode="json"), weights.sha256])
-    networks = [SOURCE_ONLY] if params.adaptation == "none" else [SOURCE_ONLY, params.adaptation]
-    if params.adaptation != "none" and not params.target_site:
+    networks = [SOURCE_ONLY, *params.adaptation]
+    if params.adaptation and not params.target_site:
         raise UsageError("adaptation needs a target site", where="target_site", todo="Add --set target_site=NAME.")
     with workspace.lock(f"run-{run_id}"):
         folder = workspace.runs_root / run_id

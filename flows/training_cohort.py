@@ -12,7 +12,7 @@ from data_contracts.errors import NothingUsableError, UsageError
 from data_contracts.features import FEATURE_TABLE, pooled_matrix
 from data_contracts.manifest import Split
 from data_contracts.params import TrainParams
-from flows.labelled import labelled_patches, patches_of
+from flows.labelled import concept_names, labelled_patches, patches_of
 from models.fitting.data import FitData, LabelledPatches
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.split import check_no_leak
@@ -67,6 +67,7 @@ class TrainingCohort:
             train=self._labelled(self.train()),
             validation=self._labelled(self.validation()),
             target=self.patches(self.target()) if adapted else None,
+            concepts=concept_names(self.index),
         )
 
     def _labelled(self, rows: pd.DataFrame) -> LabelledPatches:

@@ -12,7 +12,7 @@ from data_contracts.errors import UsageError, WeightsDigestError, WeightsError
 from data_contracts.model_card import ModelCard
 from data_contracts.records import sha256_file, write_bytes_atomic
 from models.networks.backbones import build_backbone
-from models.networks.network import HeadKind, NoduleNetwork, build_network
+from models.networks.network import HeadKind, NetworkPlan, NoduleNetwork, build_network
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -45,7 +45,7 @@ def load_network(directory: Path, card: ModelCard) -> NoduleNetwork:
         )
     try:
         backbone = build_backbone(card.backbone, seed=0)
-        network = build_network(backbone, cast(HeadKind, card.head), dropout=0.0, seed=0)
+        network = build_network(backbone, NetworkPlan(cast(HeadKind, card.head), card.pooling, card.concepts), seed=0)
     except UsageError as error:
         raise WeightsError(error.what, where="model card", todo=error.todo) from None
     try:

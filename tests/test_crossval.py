@@ -8,7 +8,7 @@ import pytest
 
 from data_contracts.params import LabelParams, SplitParams, TrainParams
 from flows.crossval import cross_validate, fold_rows
-from flows.labelled import auxiliary_targets, labelled_patches, patches_of
+from flows.labelled import concept_targets, labelled_patches, patches_of
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.importers import import_npz
 
@@ -87,9 +87,9 @@ def test_nodules_of_few_readers_count_in_proportion_and_only_with_their_mean(dat
     assert np.isnan(hard.labels[rows["n_readers"] == 1]).all()
 
 
-def test_auxiliary_targets_are_log_diameter_and_ratings_from_zero_to_one(dataset):
+def test_concept_targets_are_log_diameter_and_ratings_from_zero_to_one(dataset):
     rows = PatchReader(dataset).index.assign(diameter_mm=[3.0, 50.0, *[np.sqrt(150.0)] * 46])
-    targets = auxiliary_targets(rows)
+    targets = concept_targets(rows)
     np.testing.assert_allclose(targets[:3, 0], [0, 1, 0.5])
     np.testing.assert_allclose(targets[:, 1], (14 / 3 - 1) / 4)
 

@@ -12,7 +12,7 @@ from models.checkpoint import CHECKPOINT_FILE, save_network
 from models.engines.torch_engine import TorchEngine
 from models.export import ServingModule
 from models.networks.backbones import BACKBONES, build_backbone
-from models.networks.network import build_network
+from models.networks.network import NetworkPlan, build_network
 from models.predict import Predictor, extract_features, predict_logits
 
 CALIBRATION = Calibration(
@@ -27,7 +27,7 @@ def spec_of(kind: str, views: int = 1) -> InputSpec:
 
 
 def network_of(backbone: str):
-    return build_network(build_backbone(backbone, seed=0), "mlp", 0.5, seed=1)
+    return build_network(build_backbone(backbone, seed=0), NetworkPlan("mlp", dropout=0.5), seed=1)
 
 
 def saved(folder, **changes) -> ModelCard:

@@ -16,8 +16,8 @@ from models.fitting import precision as fit_precision
 from models.fitting.data import FitData, LabelledPatches
 from models.fitting.fit import fit_classifier
 from models.fitting.frozen_prefix import PatchInputs
-from models.fitting.learner import class_balance, masked_cross_entropy, weighted_cross_entropy
-from models.fitting.schedule import rate_factor
+from models.fitting.losses import class_balance, masked_cross_entropy, weighted_cross_entropy
+from models.fitting.optimizer import rate_factor
 from models.fitting.state import EpochRecord
 from models.networks.backbones import Backbone
 from models.networks.inputs import as_batch, to_images
@@ -212,7 +212,7 @@ def test_auto_takes_bf16_where_the_processor_has_it_and_the_gradients_agree(data
 def test_adaptation_fools_the_discriminator_and_keeps_the_last_epoch(data):
     result = fit_classifier(data, params(adaptation="dann", epochs=3), SPEC, fresh_backbone(data))
     assert result.best_epoch == 2
-    assert all(record.domain_loss is not None for record in result.history)
+    assert all(record.adaptation_loss is not None for record in result.history)
 
 
 def test_adaptation_without_target_patches_is_refused(data):

@@ -3,10 +3,12 @@
 from data_contracts.params.base import Params
 from data_contracts.params.cohort import LabelParams, PatchParams, PhantomParams, SplitParams
 from data_contracts.params.intake import DeidentifyParams, IngestParams
-from data_contracts.params.learning import AdaptationGateParams, EvaluateParams, FeatureParams, TrainParams
+from data_contracts.params.learning import AdaptationGateParams, EvaluateParams, FeatureParams
 from data_contracts.params.review import ReviewParams
+from data_contracts.params.training import ADAPTATION_METHODS, TrainParams
 
 __all__ = [
+    "ADAPTATION_METHODS",
     "AdaptationGateParams",
     "DeidentifyParams",
     "EvaluateParams",

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.adaptation.base import Adaptation, DomainOutputs
+
 
 class GradientReversal(torch.autograd.Function):
     """Identity forwards; backwards the gradient times -lambda."""
@@ -73,3 +75,20 @@ def domain_loss(discriminator: nn.Module, source: Tensor, target: Tensor, streng
         logit = logit[:, 0]
     accuracy = float(((logit.detach() > 0) == (is_target > 0.5)).float().mean())
     return functional.binary_cross_entropy_with_logits(logit, is_target), accuracy
+
+
+class DomainAdversarial(Adaptation):
+    """DANN (Ganin et al. 2016): a discriminator of the representations, whose reversed gradient the extractor gets."""
+
+    def __init__(self, width: int, n_patches: int, gamma: float) -> None:
+        super().__init__()
+        self.discriminator = DomainDiscriminator(width, discriminator_width(n_patches))
+        self.gamma = gamma
+
+    def forward(
+        self, source: DomainOutputs, target: DomainOutputs, source_targets: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The discriminator's cross-entropy; lambda(p) scales what flows back, never the discriminator's own rate."""
+        strength = reversal_strength(progress, self.gamma)
+        loss, accuracy = domain_loss(self.discriminator, source.representation, target.representation, strength)
+        return loss, {"domain_accuracy": accuracy}

@@ -21,7 +21,8 @@ class LabelledPatches:
     labels: (n,), 0 or 1, NaN where indeterminate.
     soft_labels: (n,), the readers' mean malignancy mapped to 0..1, NaN where unknown.
     weights: (n,), how much a patch counts; 1 where None.
-    auxiliary: (n, k), other targets mapped to 0..1 (ratings, log-diameter), NaN where unknown.
+    auxiliary: (n, k), targets of the concepts mapped to 0..1 (ratings, log-diameter), NaN where unknown.
+    from_target: (n,), which patches are the target site's, whose labels are learned from too (joint training).
     features: (n, F), what the frozen backbone makes of the patches, where it was computed before.
     """
 
@@ -30,6 +31,7 @@ class LabelledPatches:
     soft_labels: NDArray[np.floating] | None = None
     weights: NDArray[np.floating] | None = None
     auxiliary: NDArray[np.floating] | None = None
+    from_target: NDArray[np.bool_] | None = None
     features: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
@@ -61,12 +63,13 @@ class LabelledPatches:
 class FitData:
     """Training and validation patches of different patients, and unlabelled patches of the target site.
 
-    validation may be empty: the last epoch is then kept.
+    validation may be empty: the last epoch is then kept. concepts: names of the k columns of `auxiliary`.
     """
 
     train: LabelledPatches
     validation: LabelledPatches
     target: NDArray[np.generic] | None = None
+    concepts: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Raises NothingUsableError where there is nothing to learn from: no patch, or one class only."""
@@ -80,7 +83,7 @@ class FitData:
 
     def digest(self) -> str:
         """sha256 of every array, so that a saved state of another fit is never taken up."""
-        total = hashlib.sha256()
+        total = hashlib.sha256(",".join(self.concepts).encode())
         for part in (self.train, self.validation):
             for field in fields(part):
                 _update(total, field.name, getattr(part, field.name))

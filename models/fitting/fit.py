@@ -18,17 +18,17 @@ from data_contracts.errors import NoduleflowError, UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
 from data_contracts.records import digest_of
-from models.adaptation.adversary import reversal_strength
 from models.engines.heap import give_back, keep_heap
-from models.fitting.data import FitData, LabelledPatches
-from models.fitting.frozen_prefix import PatchInputs
-from models.fitting.learner import Batch, Learner, batch_losses, class_balance
+from models.fitting.batches import Batches
+from models.fitting.data import FitData
+from models.fitting.learner import Learner
+from models.fitting.losses import Losses, batch_losses
+from models.fitting.optimizer import build_optimizer, rate_factor, set_rates
 from models.fitting.precision import bf16_agrees, wants_bf16
-from models.fitting.schedule import Shuffled, rate_factor
 from models.fitting.state import EpochRecord, FitState, load_state, optimizer_tensors, restore_optimizer, save_state
 from models.networks.backbones import Backbone, state_digest
 from models.networks.inputs import plane_count
-from models.networks.network import NoduleNetwork, build_network
+from models.networks.network import NetworkPlan, NoduleNetwork, build_network
 
 #: Fewer patches of a class than this, and the validation loss chooses the epoch instead of the AUC.
 _FEWEST_FOR_AUC = 5
@@ -88,12 +88,18 @@ def fit_classifier(
         give_back()
 
 
+def network_plan(data: FitData, params: TrainParams) -> NetworkPlan:
+    """What the fit puts on the backbone."""
+    concepts = data.concepts if params.auxiliary_weight > 0 and data.train.auxiliary is not None else ()
+    return NetworkPlan(params.head, params.pooling, concepts, params.dropout)
+
+
 def _check_adaptation(data: FitData, params: TrainParams) -> None:
-    if params.adaptation == "none":
+    if not params.adaptation:
         return
     if data.target is None or len(data.target) == 0:
         raise UsageError(
-            f"adaptation {params.adaptation!r} needs unlabelled patches of a target site",
+            f"adaptation {params.adaptation[0]!r} needs unlabelled patches of a target site",
             todo="Set target_site, or adaptation=none.",
         )
     if params.unfreeze == 0 and params.head == "linear":
@@ -115,48 +121,28 @@ class _Fit:
         self.state_every_s = state_every_s
         self.digest = "" if state_dir is None else _digest(data, params, spec, backbone)
         train = data.train.rows(~np.isnan(data.train.targets(params.soft_label_weight)))
-        prefix, suffix = backbone.split(params.unfreeze)
-        prefix.requires_grad_(False)
-        suffix.requires_grad_(True)
-        self.network = build_network(backbone, params.head, params.dropout, seed=params.seed)
-        auxiliary = train.auxiliary if params.auxiliary_weight > 0 else None
+        self.network = build_network(backbone, network_plan(data, params), seed=params.seed)
         self.learner = Learner(
-            suffix,
-            self.network.head,
+            self.network,
+            params,
             n_planes=plane_count(spec),
-            n_auxiliary=0 if auxiliary is None else auxiliary.shape[1],
             n_patches=len(train) + (0 if data.target is None else len(data.target)),
-            params=params,
         )
-        self.optimizer = torch.optim.AdamW(self.learner.parameter_groups(params))
-
-        def inputs(patches: np.ndarray, variants: int, seed: int, features: np.ndarray | None = None) -> PatchInputs:
-            frozen = prefix if len(prefix) else None
-            pooled = len(suffix) == 0
-            known = features if pooled and variants == 1 else None
-            options = {"pooled": pooled, "variants": variants, "seed": seed, "noise_std": params.noise}
-            return PatchInputs(patches, spec, frozen, features=known, **options)
-
-        self.train_inputs = inputs(train.patches, params.augmentations, params.seed, train.features)
-        self.target_inputs: PatchInputs | None = None
-        if params.adaptation != "none" and data.target is not None:
-            self.target_inputs = inputs(data.target, params.augmentations, params.seed + 1)
-        known = ~np.isnan(np.asarray(data.validation.labels, dtype=np.float64))
-        validation = data.validation.rows(known)
-        self.validation_inputs = inputs(validation.patches, 1, params.seed, validation.features)
-        self.validation_labels = torch.from_numpy(np.asarray(validation.labels, dtype=np.float32))
-        self.targets, self.weights = _targets_and_weights(train, params)
-        self.auxiliary = None if auxiliary is None else torch.from_numpy(np.asarray(auxiliary, dtype=np.float32))
-
+        backbone.requires_grad_(False)
+        self.learner.trunk.requires_grad_(True)
+        self.optimizer = build_optimizer(self.learner, params)
+        prefix, _ = backbone.split(params.unfreeze)
+        self.batches = Batches(data, train, spec, prefix if len(prefix) else None, params)
+        self.concept_weights: Tensor | None = None
+        if self.network.concepts is not None:
+            self.concept_weights = torch.tensor([params.auxiliary_weights.get(name, 1.0) for name in data.concepts])
         self.precision = self._chosen_precision()
 
     def _chosen_precision(self) -> str:
         """Switch the learner to bf16 where that is wanted and agrees; decided by the first weights, so always alike."""
         wanted, why = wants_bf16(self.params.precision, learns=self.learner.has_stages)
         if wanted and self.params.precision == "auto":
-            index = torch.arange(min(len(self.train_inputs), self.params.batch_size))
-            inputs = self.train_inputs.plain().batch(index)
-            wanted, why = bf16_agrees(self.learner, inputs, self.targets[index])
+            wanted, why = bf16_agrees(self.learner, *self.batches.first())
         self.learner.bf16 = wanted
         return f"{'bf16' if wanted else 'fp32'}: {why}"
 
@@ -197,7 +183,7 @@ class _Fit:
     def _is_best(self, state: FitState) -> bool:
         """Whether the last epoch of the history is the one to keep so far."""
         last = state.history[-1]
-        if state.best_epoch is None or last.validation_loss is None or self.params.adaptation != "none":
+        if state.best_epoch is None or last.validation_loss is None or self.learner.adaptation is not None:
             return True
         best = state.history[state.best_epoch]
         assert best.validation_loss is not None
@@ -207,54 +193,52 @@ class _Fit:
 
     def _epoch(self, epoch: int) -> EpochRecord:
         params = self.params
-        generator = torch.Generator().manual_seed(params.seed * 100_003 + epoch)
-        source = self.train_inputs.epoch(epoch, generator)
-        target = None if self.target_inputs is None else self.target_inputs.epoch(epoch, generator)
-        half = params.batch_size if target is None else max(params.batch_size // 2, 1)
-        order = torch.randperm(len(self.train_inputs), generator=generator)
-        batches = [index for index in order.split(half) if len(index) > 1 or len(order) == 1]
-        target_order = Shuffled(0 if self.target_inputs is None else len(self.target_inputs), generator)
-        totals: list[tuple[float, float, float | None, float | None]] = []
+        batches = self.batches.of_epoch(epoch)
+        done: list[Losses] = []
         self.learner.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed * 100_003 + epoch)
-            for number, index in enumerate(batches):
-                progress = (epoch + number / len(batches)) / params.epochs
-                rate = rate_factor(epoch + number / len(batches), params)
-                for group in self.optimizer.param_groups:
-                    group["lr"] = group["base_lr"] * rate
-                batch = Batch(
-                    inputs=source.batch(index),
-                    targets=self.targets[index],
-                    weights=self.weights[index],
-                    auxiliary=None if self.auxiliary is None else self.auxiliary[index],
-                    target_inputs=None if target is None else target.batch(target_order.take(half)),
-                )
-                losses = batch_losses(self.learner, batch, params, reversal_strength(progress, params.dann_gamma))
+            for number, batch in enumerate(batches):
+                position = epoch + number / len(batches)
+                set_rates(self.optimizer, rate_factor(position, params))
+                losses = batch_losses(self.learner, batch, params, position / params.epochs, self.concept_weights)
                 if not bool(torch.isfinite(losses.total)):
                     raise NoduleflowError(
                         "the loss is not finite",
                         where=f"epoch {epoch}, batch {number}",
                         todo="Lower lr_head and lr_backbone, or look for patches that are not finite.",
                     )
-                self.optimizer.zero_grad(set_to_none=True)
-                losses.total.backward()
-                self.optimizer.step()
-                total = float(losses.total.detach())
-                totals.append((total, losses.classification, losses.domain, losses.domain_accuracy))
+                self._step(losses.total, number, len(batches))
+                done.append(losses)
         loss, auc = self._validate()
-        train, classification, domain, accuracy = (_mean(column) for column in zip(*totals, strict=True))
-        assert train is not None and classification is not None
-        rate = rate_factor(epoch + 1, params) * params.lr_head
-        return EpochRecord(epoch, train, classification, domain, accuracy, loss, auc, rate)
+        return EpochRecord(
+            epoch=epoch,
+            train_loss=_mean([float(losses.total.detach()) for losses in done]),
+            classification_loss=_mean([losses.classification for losses in done]),
+            adaptation_loss=_mean_of_known([losses.adaptation for losses in done]),
+            validation_loss=loss,
+            validation_auc=auc,
+            learning_rate=rate_factor(epoch + 1, params) * params.lr_head,
+            figures={name: _mean([losses.figures[name] for losses in done]) for name in done[0].figures},
+        )
+
+    def _step(self, loss: Tensor, number: int, count: int) -> None:
+        """Gradients of one batch; a step after every `accumulate` of them, and after the last."""
+        every = self.params.accumulate
+        if number % every == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+        joined = min(every, count - number + number % every)
+        (loss / joined).backward()
+        if number % every == every - 1 or number == count - 1:
+            self.optimizer.step()
 
     def _validate(self) -> tuple[float | None, float | None]:
         """(loss, AUC) on validation; None where it has no labelled patch, AUC None where a class is rare."""
-        labels = self.validation_labels
+        labels = self.batches.validation_labels
         if len(labels) == 0:
             return None, None
         self.learner.eval()
-        inputs = self.validation_inputs.plain()
+        inputs = self.batches.validation.plain()
         with torch.no_grad():
             parts = torch.arange(len(labels)).split(_EVALUATION_BATCH)
             logits = torch.cat([self.learner.head(self.learner.features(inputs.batch(index))) for index in parts])
@@ -264,22 +248,18 @@ class _Fit:
         return loss, float(roc_auc_score(labels.numpy(), logits.numpy()))
 
 
-def _targets_and_weights(train: LabelledPatches, params: TrainParams) -> tuple[Tensor, Tensor]:
-    targets = torch.from_numpy(train.targets(params.soft_label_weight))
-    weights = class_balance(targets)
-    if train.weights is not None:
-        weights = weights * torch.from_numpy(np.asarray(train.weights, dtype=np.float32))
-    return targets, weights
-
-
 def _digest(data: FitData, params: TrainParams, spec: InputSpec, backbone: Backbone) -> str:
     facts = [data.digest(), params.digest(), spec.model_dump(mode="json"), backbone.name, state_digest(backbone)]
     return digest_of([*facts, torch.__version__], length=32)
 
 
-def _mean(values: tuple[float | None, ...]) -> float | None:
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _mean_of_known(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+    return _mean(known) if known else None
 
 
 @contextmanager

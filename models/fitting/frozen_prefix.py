@@ -19,7 +19,7 @@ from data_contracts.model_card import InputSpec
 from models.augmentation.augment import Draws, augment, draw_variant
 from models.networks.backbones import pool
 from models.networks.inputs import as_batch, plane_count, to_images
-from models.networks.network import mean_over_planes
+from models.networks.network import by_plane
 
 _FLOAT16_ABOVE_BYTES = 512 * 2**20
 _MOST_BYTES = 3 * 2**30
@@ -108,7 +108,7 @@ class PatchInputs:
                 images = self._augmented(index, draws) if variant > 0 else self._images(index)
                 maps = self._prefix(as_batch(images))
                 if self._pooled:
-                    values = mean_over_planes(pool(maps), self._planes)
+                    values = by_plane(pool(maps), self._planes)
                 else:
                     values = maps.reshape(len(index), self._planes, *maps.shape[1:])
                 if cache is None:

@@ -45,7 +45,7 @@ def bf16_agrees(learner: Learner, inputs: Tensor, targets: Tensor) -> tuple[bool
         loss = functional.binary_cross_entropy_with_logits(trial.head(trial.features(inputs)), targets)
         loss.backward()
         losses.append(float(loss.detach()))
-        gradients.append(torch.cat([p.grad.flatten() for p in trial.suffix.parameters() if p.grad is not None]))
+        gradients.append(torch.cat([p.grad.flatten() for p in trial.trunk.parameters() if p.grad is not None]))
     cosine = float(functional.cosine_similarity(gradients[0], gradients[1], dim=0))
     change = abs(losses[1] - losses[0]) / max(abs(losses[0]), 1e-6)
     agrees = cosine >= LEAST_GRADIENT_COSINE and change <= MOST_LOSS_CHANGE

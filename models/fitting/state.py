@@ -21,16 +21,20 @@ _JSON = "state.json"
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: losses, domain accuracy (0.5 = the discriminator is fooled), validation figures, learning rate."""
+    """One epoch: losses, validation figures, learning rate.
+
+    adaptation_loss: None without one. figures: of the adaptation, such as domain_accuracy (0.5: the discriminator is
+    fooled).
+    """
 
     epoch: int
     train_loss: float
     classification_loss: float
-    domain_loss: float | None
-    domain_accuracy: float | None
+    adaptation_loss: float | None
     validation_loss: float | None
     validation_auc: float | None
     learning_rate: float
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass

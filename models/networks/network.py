@@ -1,18 +1,33 @@
-"""The classifier: one backbone shared by all planes, the mean over planes, and a head."""
+"""The classifier: one backbone shared by all planes, their pooling, a head, and read-outs of concepts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from data_contracts.errors import UsageError
-from models.networks.backbones import Backbone
+from models.networks.backbones import Backbone, pool
 from models.networks.inputs import as_batch
+from models.networks.pooling import PoolingKind, build_pooling
 
 HeadKind = Literal["linear", "mlp"]
 MLP_WIDTH = 512
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """What stands on a backbone.
+
+    concepts: names of what is read out of the features beside malignancy, each one output in 0..1.
+    """
+
+    head: HeadKind = "mlp"
+    pooling: PoolingKind = "mean"
+    concepts: tuple[str, ...] = ()
+    dropout: float = 0.0
 
 
 class Head(nn.Module):
@@ -48,31 +63,62 @@ class Head(nn.Module):
         return self.classify(self.represent(features))
 
 
+class Trunk(nn.Module):
+    """The last stages of a backbone and the pooling of planes: (N * P, C, h, w) -> (N, F).
+
+    Without a stage it takes the features of the planes, (N, P, F), or of whole patches, (N, F), as they are.
+    """
+
+    def __init__(self, stages: nn.Sequential, pooling: nn.Module, n_planes: int) -> None:
+        super().__init__()
+        self.stages = stages
+        self.pooling = pooling
+        self.n_planes = n_planes
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Features (N, F)."""
+        if inputs.ndim == 2:
+            return inputs
+        if inputs.ndim > 3:
+            inputs = by_plane(pool(self.stages(inputs)).float(), self.n_planes)
+        return self.pooling(inputs)
+
+
 class NoduleNetwork(nn.Module):
     """Images (N, P, 3, S, S) -> logit (N,) of malignancy."""
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head, pooling: nn.Module, concepts: nn.Linear | None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.pooling = pooling
+        self.concepts = concepts
 
     def forward(self, images: Tensor) -> Tensor:
         """Logit (N,)."""
         return self.head(self.features(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """Features (N, F): the mean over the planes of a patch."""
-        return mean_over_planes(self.backbone(as_batch(images)), images.shape[1])
+        """Features (N, F): those of the planes, joined."""
+        return self.pooling(by_plane(self.backbone(as_batch(images)), images.shape[1]))
+
+    def with_concepts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(logit (N,), logits of the concepts (N, k)); k is 0 where the network reads none out."""
+        features = self.features(images)
+        none = features.new_zeros(len(features), 0)
+        return self.head(features), none if self.concepts is None else self.concepts(features)
 
 
-def mean_over_planes(features: Tensor, n_planes: int) -> Tensor:
-    """(N * P, F) -> (N, F)."""
-    return features.reshape(-1, n_planes, features.shape[-1]).mean(dim=1)
+def by_plane(features: Tensor, n_planes: int) -> Tensor:
+    """(N * P, F) -> (N, P, F)."""
+    return features.reshape(-1, n_planes, features.shape[-1])
 
 
-def build_network(backbone: Backbone, head: HeadKind, dropout: float, *, seed: int) -> NoduleNetwork:
-    """A network around `backbone` (shared, not copied) whose head is drawn from `seed`."""
+def build_network(backbone: Backbone, plan: NetworkPlan, *, seed: int) -> NoduleNetwork:
+    """A network around `backbone` (shared, not copied) whose other parts are drawn from `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        built = Head(head, backbone.n_features, dropout)
-    return NoduleNetwork(backbone, built).eval()
+        head = Head(plan.head, backbone.n_features, plan.dropout)
+        pooling = build_pooling(plan.pooling, backbone.n_features)
+        concepts = nn.Linear(backbone.n_features, len(plan.concepts)) if plan.concepts else None
+    return NoduleNetwork(backbone, head, pooling, concepts).eval()

@@ -139,15 +139,17 @@ def head_row(rounds: int) -> Row:
     import torch
 
     from data_contracts.params import TrainParams
-    from models.fitting.learner import Batch, Learner, batch_losses
-    from models.networks.network import Head
+    from models.fitting.learner import Learner
+    from models.fitting.losses import Batch, batch_losses
+    from models.fitting.optimizer import build_optimizer
+    from models.networks.backbones import build_backbone
+    from models.networks.network import NetworkPlan, build_network
 
     params, n = TrainParams(unfreeze=0), 256
-    learner = Learner(
-        torch.nn.Sequential(), Head("mlp", 2048, 0.5), n_planes=1, n_auxiliary=0, n_patches=n, params=params
-    )
-    optimizer = torch.optim.AdamW(learner.parameter_groups(params))
-    batch = Batch(torch.rand(n, 2048), torch.arange(n) % 2 * 1.0, torch.ones(n), None, None)
+    network = build_network(build_backbone("resnet50", seed=0), NetworkPlan("mlp", dropout=0.5), seed=0)
+    learner = Learner(network, params, n_planes=1, n_patches=n)
+    optimizer = build_optimizer(learner, params)
+    batch = Batch(torch.rand(n, 2048), torch.arange(n) % 2 * 1.0, torch.ones(n))
 
     def epoch() -> None:
         for _ in range(20):

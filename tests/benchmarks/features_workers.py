@@ -132,8 +132,10 @@ def training_step(variant: str, size_px: int, batch: int) -> tuple[Callable[[], 
 
     from data_contracts.params import TrainParams
     from models.engines.heap import keep_heap
-    from models.fitting.learner import Batch, Learner, batch_losses
-    from models.networks.network import build_network
+    from models.fitting.learner import Learner
+    from models.fitting.losses import Batch, batch_losses
+    from models.fitting.optimizer import build_optimizer
+    from models.networks.network import NetworkPlan, build_network
 
     _, stages, mode = variant.split("-")
     if mode != "eager":
@@ -144,13 +146,13 @@ def training_step(variant: str, size_px: int, batch: int) -> tuple[Callable[[], 
     else:
         images = images.contiguous(memory_format=torch.channels_last)
     params = TrainParams(unfreeze=5 if stages == "all" else 1)
-    prefix, suffix = backbone.split(params.unfreeze)
+    prefix, _ = backbone.split(params.unfreeze)
     prefix.requires_grad_(False)
-    head = build_network(backbone, "mlp", 0.5, seed=0).head
-    learner = Learner(suffix, head, n_planes=1, n_auxiliary=0, n_patches=batch, params=params)
+    built = build_network(backbone, NetworkPlan("mlp", dropout=0.5), seed=0)
+    learner = Learner(built, params, n_planes=1, n_patches=batch)
     learner.bf16 = mode == "bf16"
     learner.train()
-    optimizer = torch.optim.AdamW(learner.parameter_groups(params))
+    optimizer = build_optimizer(learner, params)
     targets = torch.arange(batch) % 2 * 1.0
     with torch.no_grad():
         cached = prefix(images) if mode != "eager" else None
@@ -161,7 +163,7 @@ def training_step(variant: str, size_px: int, batch: int) -> tuple[Callable[[], 
                 inputs = prefix(images)
         else:
             inputs = cached
-        losses = batch_losses(learner, Batch(inputs, targets, torch.ones(batch), None, None), params, 0.0)
+        losses = batch_losses(learner, Batch(inputs, targets, torch.ones(batch)), params, 0.0)
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         optimizer.step()

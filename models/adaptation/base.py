@@ -1,0 +1,36 @@
+"""What every adaptation is: a loss over one batch of the source and one of the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class DomainOutputs:
+    """What a network makes of the patches of one site.
+
+    Attributes
+    ----------
+    inputs: what the learning stages saw, (B * P, C, h, w), or features (B, F).
+    representation: (B, F), what an adversary looks at.
+    logit: (B,), of malignant.
+    """
+
+    inputs: Tensor
+    representation: Tensor
+    logit: Tensor
+
+
+class Adaptation(nn.Module):
+    """A loss that pulls source and target together; its own parameters, if any, learn beside the network's."""
+
+    def forward(
+        self, source: DomainOutputs, target: DomainOutputs, source_targets: Tensor, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The loss to add, ramped where its paper does, and figures for the learning curve ("domain_accuracy", ...).
+
+        source_targets: (B,) in 0..1, labels of the source batch. progress: p in 0..1, the share of the fit done.
+        """
+        raise NotImplementedError

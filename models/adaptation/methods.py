@@ -1,0 +1,32 @@
+"""Adaptations by name."""
+
+from __future__ import annotations
+
+from data_contracts.errors import UsageError
+from data_contracts.params import TrainParams
+from models.adaptation.adversary import DomainAdversarial
+from models.adaptation.base import Adaptation
+from models.networks.network import Head, Trunk
+
+#: methods that are no loss: another set of statistics, another augmentation
+WITHOUT_LOSS = ("adabn", "style")
+
+
+def build_adaptation(trunk: Trunk, head: Head, n_patches: int, params: TrainParams) -> Adaptation | None:
+    """The loss of the one method in `params.adaptation`; None where there is none, or it is none of a loss.
+
+    trunk, head: what learns, for methods that need a second network like it; they are not changed.
+    n_patches: of source and target together; small sets get small discriminators.
+
+    Raises
+    ------
+    UsageError: several methods at once.
+    """
+    if len(params.adaptation) > 1:
+        raise UsageError("one network learns one adaptation", where=", ".join(params.adaptation))
+    if not params.adaptation or params.adaptation[0] in WITHOUT_LOSS:
+        return None
+    method = params.adaptation[0]
+    if method == "dann":
+        return DomainAdversarial(head.width, n_patches, params.adaptation_gamma)
+    raise UsageError(f"unknown adaptation {method!r}")

@@ -1,0 +1,114 @@
+"""The batches of an epoch: half source, half target where there is an adaptation, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_contracts.model_card import InputSpec
+from data_contracts.params import TrainParams
+from models.adaptation.methods import WITHOUT_LOSS
+from models.fitting.data import FitData, LabelledPatches
+from models.fitting.frozen_prefix import EpochInputs, PatchInputs
+from models.fitting.losses import Batch, class_balance
+from models.fitting.shuffled import Shuffled
+
+
+class Batches:
+    """What a fit learns from, as tensors.
+
+    Parameters
+    ----------
+    train: the rows of `data.train` that have a target.
+    prefix: the frozen stages, None where every stage learns.
+    """
+
+    def __init__(
+        self, data: FitData, train: LabelledPatches, spec: InputSpec, prefix: nn.Sequential | None, params: TrainParams
+    ) -> None:
+        self._params = params
+
+        def inputs(patches: np.ndarray, variants: int, seed: int, features: np.ndarray | None = None) -> PatchInputs:
+            pooled = params.unfreeze == 0
+            known = features if pooled and variants == 1 else None
+            options = {"pooled": pooled, "variants": variants, "seed": seed, "noise_std": params.noise}
+            return PatchInputs(patches, spec, prefix, features=known, **options)
+
+        self._source = inputs(train.patches, params.augmentations, params.seed, train.features)
+        self._target: PatchInputs | None = None
+        if data.target is not None and set(params.adaptation) - set(WITHOUT_LOSS):
+            self._target = inputs(data.target, params.augmentations, params.seed + 1)
+        self._targets = torch.from_numpy(train.targets(params.soft_label_weight))
+        self._weights = class_balance(self._targets)
+        if params.class_weights == "none":
+            self._weights = torch.ones_like(self._targets)
+        if train.weights is not None:
+            self._weights = self._weights * torch.from_numpy(np.asarray(train.weights, dtype=np.float32))
+        self._auxiliary = _tensor(train.auxiliary, np.float32)
+        self._from_target = _tensor(train.from_target, np.bool_)
+        known = ~np.isnan(np.asarray(data.validation.labels, dtype=np.float64))
+        validation = data.validation.rows(known)
+        self.validation = inputs(validation.patches, 1, params.seed, validation.features)
+        self.validation_labels = torch.from_numpy(np.asarray(validation.labels, dtype=np.float32))
+
+    def first(self) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of the first patches, without augmentation."""
+        index = torch.arange(min(len(self._source), self._params.batch_size))
+        return self._source.plain().batch(index), self._targets[index]
+
+    def of_epoch(self, epoch: int) -> EpochBatches:
+        """All batches of an epoch, each patch of the source in one of them."""
+        generator = torch.Generator().manual_seed(self._params.seed * 100_003 + epoch)
+        source = self._source.epoch(epoch, generator)
+        target = None if self._target is None else self._target.epoch(epoch, generator)
+        size = self._params.batch_size if target is None else max(self._params.batch_size // 2, 1)
+        order = torch.randperm(len(self._source), generator=generator)
+        rows = [index for index in order.split(size) if len(index) > 1 or len(order) == 1]
+        shuffled = Shuffled(0 if self._target is None else len(self._target), generator)
+        return EpochBatches(self, rows, source, target, shuffled, size)
+
+    def batch(self, index: Tensor, inputs: Tensor, target_inputs: Tensor | None) -> Batch:
+        """The patches `index` with all that is known of them."""
+        return Batch(
+            inputs=inputs,
+            targets=self._targets[index],
+            weights=self._weights[index],
+            auxiliary=None if self._auxiliary is None else self._auxiliary[index],
+            target_inputs=target_inputs,
+            from_target=None if self._from_target is None else self._from_target[index],
+        )
+
+
+class EpochBatches:
+    """The batches of one epoch, made one by one as they are asked for."""
+
+    def __init__(
+        self,
+        owner: Batches,
+        rows: list[Tensor],
+        source: EpochInputs,
+        target: EpochInputs | None,
+        target_order: Shuffled,
+        size: int,
+    ) -> None:
+        self._owner = owner
+        self._rows = rows
+        self._source = source
+        self._target = target
+        self._target_order = target_order
+        self._size = size
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in self._rows:
+            target = None if self._target is None else self._target.batch(self._target_order.take(self._size))
+            yield self._owner.batch(index, self._source.batch(index), target)
+
+
+def _tensor(values: np.ndarray | None, dtype: type) -> Tensor | None:
+    return None if values is None else torch.from_numpy(np.asarray(values, dtype=dtype))
