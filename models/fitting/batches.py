@@ -1,8 +1,9 @@
-"""The batches of an epoch: half source, half target where there is an adaptation, the same for the same seed."""
+"""The steps of an epoch and their batches: half source, half target where there is an adaptation, alike for a seed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from data_contracts.params import TrainParams
 from models.adaptation.methods import WITHOUT_LOSS
 from models.fitting.data import FitData, LabelledPatches
 from models.fitting.frozen_prefix import EpochInputs, PatchInputs
-from models.fitting.losses import Batch, class_balance
+from models.fitting.losses import Batch, Totals, class_balance, totals_of
 from models.fitting.shuffled import Shuffled
 
 
@@ -49,6 +50,10 @@ class Batches:
             self._weights = self._weights * torch.from_numpy(np.asarray(train.weights, dtype=np.float32))
         self._auxiliary = _tensor(train.auxiliary, np.float32)
         self._from_target = _tensor(train.from_target, np.bool_)
+        #: (k,), how much each concept counts; None where none is learned
+        self.concept_weights: Tensor | None = None
+        if train.auxiliary is not None and data.concepts:
+            self.concept_weights = torch.tensor([params.auxiliary_weights.get(name, 1.0) for name in data.concepts])
         known = ~np.isnan(np.asarray(data.validation.labels, dtype=np.float64))
         validation = data.validation.rows(known)
         self.validation = inputs(validation.patches, 1, params.seed, validation.features)
@@ -59,16 +64,22 @@ class Batches:
         index = torch.arange(min(len(self._source), self._params.batch_size))
         return self._source.plain().batch(index), self._targets[index]
 
-    def of_epoch(self, epoch: int) -> EpochBatches:
-        """All batches of an epoch, each patch of the source in one of them."""
+    def of_epoch(self, epoch: int) -> EpochSteps:
+        """All steps of an epoch, each patch of the source in one of them."""
         generator = torch.Generator().manual_seed(self._params.seed * 100_003 + epoch)
         source = self._source.epoch(epoch, generator)
         target = None if self._target is None else self._target.epoch(epoch, generator)
         size = self._params.batch_size if target is None else max(self._params.batch_size // 2, 1)
         order = torch.randperm(len(self._source), generator=generator)
-        rows = [index for index in order.split(size) if len(index) > 1 or len(order) == 1]
+        rows = _parts(order, size * self._params.accumulate)
         shuffled = Shuffled(0 if self._target is None else len(self._target), generator)
-        return EpochBatches(self, rows, source, target, shuffled, size)
+        return EpochSteps(self, rows, source, target, shuffled, size)
+
+    def totals(self, index: Tensor, batches: int) -> Totals:
+        """What sums over the patches `index` of one step are divided by."""
+        site = None if self._from_target is None else self._from_target[index]
+        auxiliary = None if self._auxiliary is None else self._auxiliary[index]
+        return totals_of(self._weights[index], site, auxiliary, self.concept_weights, batches)
 
     def batch(self, index: Tensor, inputs: Tensor, target_inputs: Tensor | None) -> Batch:
         """The patches `index` with all that is known of them."""
@@ -82,8 +93,16 @@ class Batches:
         )
 
 
-class EpochBatches:
-    """The batches of one epoch, made one by one as they are asked for."""
+@dataclass(frozen=True)
+class Step:
+    """The batches that are joined into one step, made as they are asked for, and their totals."""
+
+    totals: Totals
+    batches: Iterator[Batch]
+
+
+class EpochSteps:
+    """The steps of one epoch."""
 
     def __init__(
         self,
@@ -104,10 +123,22 @@ class EpochBatches:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for index in self._rows:
-            target = None if self._target is None else self._target.batch(self._target_order.take(self._size))
-            yield self._owner.batch(index, self._source.batch(index), target)
+    def __iter__(self) -> Iterator[Step]:
+        for rows in self._rows:
+            parts = _parts(rows, self._size)
+            yield Step(self._owner.totals(rows, len(parts)), map(self._batch, parts))
+
+    def _batch(self, index: Tensor) -> Batch:
+        target = None if self._target is None else self._target.batch(self._target_order.take(self._size))
+        return self._owner.batch(index, self._source.batch(index), target)
+
+
+def _parts(order: Tensor, size: int) -> list[Tensor]:
+    """`size` rows each; a last one by itself, which BatchNorm could not learn from, goes with those before it."""
+    parts = list(order.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
 
 
 def _tensor(values: np.ndarray | None, dtype: type) -> Tensor | None:

@@ -72,7 +72,13 @@ class FitData:
     concepts: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raises NothingUsableError where there is nothing to learn from: no patch, or one class only."""
+        """Refuse what nothing can be learned from.
+
+        Raises
+        ------
+        NothingUsableError: no patch, or one class only.
+        UsageError: a weight that is not a positive finite number, or no column of `auxiliary` for each concept.
+        """
         labels = np.asarray(self.train.labels, dtype=np.float64)
         if not (labels == 1).any() or not (labels == 0).any():
             raise NothingUsableError(
@@ -80,6 +86,12 @@ class FitData:
                 "patches, both are needed",
                 todo="Give more annotated studies, or change the split or label parameters.",
             )
+        weights = self.train.weights
+        if weights is not None and not bool((np.isfinite(weights) & (np.asarray(weights) > 0)).all()):
+            row = int(np.flatnonzero(~(np.isfinite(weights) & (np.asarray(weights) > 0)))[0])
+            raise UsageError("the weight of a patch must be positive and finite", where=f"training row {row}")
+        if self.train.auxiliary is not None and self.concepts and self.train.auxiliary.shape[1] != len(self.concepts):
+            raise UsageError(f"{self.train.auxiliary.shape[1]} auxiliary columns, {len(self.concepts)} concepts")
 
     def digest(self) -> str:
         """sha256 of every array, so that a saved state of another fit is never taken up."""

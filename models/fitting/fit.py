@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
 from torch.nn import functional
 
 from data_contracts.errors import NoduleflowError, UsageError
@@ -22,10 +21,13 @@ from models.engines.heap import give_back, keep_heap
 from models.fitting.batches import Batches
 from models.fitting.data import FitData
 from models.fitting.learner import Learner
-from models.fitting.losses import Losses, batch_losses
+from models.fitting.losses import Losses
 from models.fitting.optimizer import build_optimizer, rate_factor, set_rates
 from models.fitting.precision import bf16_agrees, wants_bf16
+from models.fitting.ranks import Ranks
 from models.fitting.state import EpochRecord, FitState, load_state, optimizer_tensors, restore_optimizer, save_state
+from models.fitting.stepping import take_step
+from models.fitting.switches import deterministic, threads
 from models.networks.backbones import Backbone, state_digest
 from models.networks.inputs import plane_count
 from models.networks.network import NetworkPlan, NoduleNetwork, build_network
@@ -33,6 +35,8 @@ from models.networks.network import NetworkPlan, NoduleNetwork, build_network
 #: Fewer patches of a class than this, and the validation loss chooses the epoch instead of the AUC.
 _FEWEST_FOR_AUC = 5
 _EVALUATION_BATCH = 64
+#: writing the state may take one part in this many of the time, where `state_every_s` is longer
+_SAVING_SHARE = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,24 +69,30 @@ def fit_classifier(
     is kept: labels of the source say nothing on how far the target has been aligned, and the
     schedule lambda(p) needs its whole length.
 
+    In a process group of torch (`torchrun`) the ranks share every batch and end with the same weights as one process,
+    but for rounding; a backbone that drops paths at random (efficientnet) draws them by rank. They must see the same
+    `state_dir`, which only the first writes.
+
     Parameters
     ----------
     state_dir: a folder for the state after each epoch; a fit of the same data, parameters and initial
         weights goes on from it and ends with the same weights, bit for bit.
-    state_every_s: save no more often than this; a kill then costs so much work and the epoch it falls into.
+    state_every_s: save no more often than this, or, where saving is quick, than 20 times what it takes; a kill costs
+        so much work and the epoch it falls into.
     on_epoch: called after every epoch, and after its state was saved where it was.
 
     Raises
     ------
     NothingUsableError: training patches of one class only.
     UsageError: adaptation without patches of the target, or nothing in the network that it could change.
-    NoduleflowError: a loss that is not finite, with its epoch and batch.
+    NoduleflowError: a loss or gradient that is not finite, with its epoch and batch; an operation that `deterministic`
+        refuses.
     """
     data.check()
     _check_adaptation(data, params)
     keep_heap()
     try:
-        with _threads(params.threads):
+        with threads(params.threads), deterministic(params.deterministic):
             return _Fit(data, params, spec, backbone, state_dir, state_every_s).run(on_epoch)
     finally:
         give_back()
@@ -133,9 +143,7 @@ class _Fit:
         self.optimizer = build_optimizer(self.learner, params)
         prefix, _ = backbone.split(params.unfreeze)
         self.batches = Batches(data, train, spec, prefix if len(prefix) else None, params)
-        self.concept_weights: Tensor | None = None
-        if self.network.concepts is not None:
-            self.concept_weights = torch.tensor([params.auxiliary_weights.get(name, 1.0) for name in data.concepts])
+        self.learner.ranks = self.ranks = Ranks.current()
         self.precision = self._chosen_precision()
 
     def _chosen_precision(self) -> str:
@@ -148,23 +156,35 @@ class _Fit:
 
     def run(self, on_epoch: Callable[[EpochRecord], None] | None) -> FitResult:
         state = self._resumed()
-        saved_at_s = time.monotonic()
-        while not self._finished(state):
-            record = self._epoch(len(state.history))
-            state.history.append(record)
-            if self._is_best(state):
-                state.best_epoch = record.epoch
-                state.best = self.learner.kept_state()
-            if self.state_dir is not None and time.monotonic() - saved_at_s >= self.state_every_s:
-                saved_at_s = time.monotonic()
-                state.learner = self.learner.state_dict()
-                state.optimizer = optimizer_tensors(self.optimizer)
-                save_state(self.state_dir, self.digest, state)
-            if on_epoch is not None:
-                on_epoch(record)
+        self.ranks.wait()  # no rank reads a state that another has written since
+        saved_at_s, saving_s = time.monotonic(), 0.0
+        with self.ranks.synchronised(self.learner.trunk):
+            while not self._finished(state):
+                record = self._epoch(len(state.history))
+                state.history.append(record)
+                if self._is_best(state):
+                    state.best_epoch = record.epoch
+                    state.best = self.learner.kept_state()
+                now_s = time.monotonic()
+                if self._saves and now_s - saved_at_s >= min(self.state_every_s, _SAVING_SHARE * saving_s):
+                    self._save(state)
+                    saved_at_s = time.monotonic()
+                    saving_s = saved_at_s - now_s
+                if on_epoch is not None:
+                    on_epoch(record)
         self.learner.load_state_dict(state.best, strict=False)
         best = 0 if state.best_epoch is None else state.best_epoch
         return FitResult(self.network.eval(), tuple(state.history), best, self.precision)
+
+    @property
+    def _saves(self) -> bool:
+        return self.state_dir is not None and self.ranks.first
+
+    def _save(self, state: FitState) -> None:
+        assert self.state_dir is not None
+        state.learner = self.learner.state_dict()
+        state.optimizer = optimizer_tensors(self.optimizer)
+        save_state(self.state_dir, self.digest, state)
 
     def _resumed(self) -> FitState:
         state = None if self.state_dir is None else load_state(self.state_dir, self.digest)
@@ -193,27 +213,21 @@ class _Fit:
 
     def _epoch(self, epoch: int) -> EpochRecord:
         params = self.params
-        batches = self.batches.of_epoch(epoch)
+        steps = self.batches.of_epoch(epoch)
         done: list[Losses] = []
         self.learner.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed * 100_003 + epoch)
-            for number, batch in enumerate(batches):
-                position = epoch + number / len(batches)
+            for number, step in enumerate(steps):
+                position = epoch + number / len(steps)
                 set_rates(self.optimizer, rate_factor(position, params))
-                losses = batch_losses(self.learner, batch, params, position / params.epochs, self.concept_weights)
-                if not bool(torch.isfinite(losses.total)):
-                    raise NoduleflowError(
-                        "the loss is not finite",
-                        where=f"epoch {epoch}, batch {number}",
-                        todo="Lower lr_head and lr_backbone, or look for patches that are not finite.",
-                    )
-                self._step(losses.total, number, len(batches))
-                done.append(losses)
-        loss, auc = self._validate()
+                where = f"epoch {epoch}, batch {number}"
+                weights, progress = self.batches.concept_weights, position / params.epochs
+                done.append(take_step(self.learner, self.optimizer, step, params, progress, weights, where=where))
+        loss, auc = self._validate(epoch)
         return EpochRecord(
             epoch=epoch,
-            train_loss=_mean([float(losses.total.detach()) for losses in done]),
+            train_loss=_mean([float(losses.total) for losses in done]),
             classification_loss=_mean([losses.classification for losses in done]),
             adaptation_loss=_mean_of_known([losses.adaptation for losses in done]),
             validation_loss=loss,
@@ -222,17 +236,7 @@ class _Fit:
             figures={name: _mean([losses.figures[name] for losses in done]) for name in done[0].figures},
         )
 
-    def _step(self, loss: Tensor, number: int, count: int) -> None:
-        """Gradients of one batch; a step after every `accumulate` of them, and after the last."""
-        every = self.params.accumulate
-        if number % every == 0:
-            self.optimizer.zero_grad(set_to_none=True)
-        joined = min(every, count - number + number % every)
-        (loss / joined).backward()
-        if number % every == every - 1 or number == count - 1:
-            self.optimizer.step()
-
-    def _validate(self) -> tuple[float | None, float | None]:
+    def _validate(self, epoch: int) -> tuple[float | None, float | None]:
         """(loss, AUC) on validation; None where it has no labelled patch, AUC None where a class is rare."""
         labels = self.batches.validation_labels
         if len(labels) == 0:
@@ -243,6 +247,10 @@ class _Fit:
             parts = torch.arange(len(labels)).split(_EVALUATION_BATCH)
             logits = torch.cat([self.learner.head(self.learner.features(inputs.batch(index))) for index in parts])
         loss = float(functional.binary_cross_entropy_with_logits(logits, labels))
+        if not math.isfinite(loss):
+            raise NoduleflowError(
+                "the validation loss is not finite", where=f"epoch {epoch}", todo="Lower lr_head and lr_backbone."
+            )
         if min(int(labels.sum()), int((1 - labels).sum())) < _FEWEST_FOR_AUC:
             return loss, None
         return loss, float(roc_auc_score(labels.numpy(), logits.numpy()))
@@ -260,15 +268,3 @@ def _mean(values: list[float]) -> float:
 def _mean_of_known(values: list[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return _mean(known) if known else None
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """`count` threads inside the block (0: as it is)."""
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from data_contracts.params import TrainParams
 from models.adaptation.methods import build_adaptation
+from models.fitting.ranks import BATCHNORM, Ranks
 from models.networks.network import NoduleNetwork, Trunk
-
-_BATCHNORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 class Learner(nn.Module):
@@ -28,6 +27,8 @@ class Learner(nn.Module):
         self.statistics_from = params.batchnorm_domain
         #: while learning, the stages are computed in bfloat16 (mixed precision)
         self.bf16 = False
+        #: the processes that share the work of the stages
+        self.ranks = Ranks()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed + 1)
             self.adaptation = build_adaptation(self.trunk, self.head, n_patches, params)
@@ -37,7 +38,7 @@ class Learner(nn.Module):
         super().train(mode)
         if mode and self.frozen_statistics:
             for module in self.trunk.modules():
-                if isinstance(module, _BATCHNORM):
+                if isinstance(module, BATCHNORM):
                     module.eval()
         return self
 
@@ -48,9 +49,14 @@ class Learner(nn.Module):
 
     def features(self, inputs: Tensor) -> Tensor:
         """Features (B, F) of inputs (B * P, C, h, w), or of features (B, P, F) or (B, F) where no stage learns."""
+        n = len(inputs) // self.trunk.n_planes
+        shared_out = self.ranks.size > 1 and self.has_stages
+        if shared_out:
+            rows = self.ranks.share(n)
+            inputs = inputs[rows.start * self.trunk.n_planes : rows.stop * self.trunk.n_planes]
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
             features = self.trunk(inputs)
-        return features.float()
+        return self.ranks.gathered(features.float(), n) if shared_out else features.float()
 
     def source_features(self, inputs: Tensor) -> Tensor:
         """`features` of source patches; statistics that are the target's alone do not move."""
@@ -65,7 +71,7 @@ class Learner(nn.Module):
     @contextmanager
     def _statistics(self, *, moving: bool) -> Iterator[None]:
         """Running averages stay as they are inside the block unless they are `moving`."""
-        held = [] if moving else [module for module in self.trunk.modules() if isinstance(module, _BATCHNORM)]
+        held = [] if moving else [module for module in self.trunk.modules() if isinstance(module, BATCHNORM)]
         before = [module.momentum for module in held]
         for module in held:
             module.momentum = 0.0

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from models.engines.processor import has_bf16_units
 from models.fitting.learner import Learner
+from models.fitting.ranks import Ranks
 
 #: Cosine between the gradients of the first batch in bfloat16 and in float32, and how far apart their losses may be.
 LEAST_GRADIENT_COSINE = 0.98
@@ -34,6 +35,7 @@ def wants_bf16(precision: str, *, learns: bool) -> tuple[bool, str]:
 def bf16_agrees(learner: Learner, inputs: Tensor, targets: Tensor) -> tuple[bool, str]:
     """(whether bf16 gives the gradients of fp32 on one batch, the cosine in words); the learner is left as it was."""
     trial = copy.deepcopy(learner)
+    trial.ranks = Ranks()  # every rank decides by the whole batch, so all decide alike
     # Dropout would draw other numbers in each pass, and running statistics would move; gradients need training mode.
     trial.train()
     for module in trial.modules():

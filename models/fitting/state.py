@@ -1,20 +1,21 @@
 """The state of a fit after an epoch, so that a killed fit goes on with the same result.
 
 Tensors are safetensors files named after their epoch; state.json, written last and by rename, says
-which of them count. Whatever it does not name is a leftover and is removed.
+which of them count and what their sha256 is. Whatever it does not name is a leftover and is removed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from data_contracts.records import write_bytes_atomic
+from data_contracts.records import sha256_file, write_bytes_atomic
 
 _JSON = "state.json"
 
@@ -78,6 +79,7 @@ def save_state(directory: Path, digest: str, state: FitState) -> None:
     body = {
         "digest": digest,
         "files": files,
+        "sha256": {part: sha256_file(directory / name) for part, name in files.items()},
         "best_epoch": state.best_epoch,
         "history": [vars(record) for record in state.history],
     }
@@ -93,8 +95,7 @@ def load_state(directory: Path, digest: str) -> FitState | None:
         body = json.loads((directory / _JSON).read_bytes())
         if body["digest"] != digest:
             return None
-        now = load_file(directory / body["files"]["now"])
-        best = load_file(directory / body["files"]["best"])
+        now, best = (_checked(directory / body["files"][part], body["sha256"][part]) for part in ("now", "best"))
         history = [EpochRecord(**record) for record in body["history"]]
     except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         return None
@@ -104,6 +105,13 @@ def load_state(directory: Path, digest: str) -> FitState | None:
             return None
         raise
     return FitState(history, body["best_epoch"], _under(now, "learner."), _under(now, "optimizer."), best)
+
+
+def _checked(path: Path, sha256: str) -> dict[str, Tensor]:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path.name} is not what was written")
+    return load(content)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ class Head(nn.Module):
 
 
 class Trunk(nn.Module):
-    """The last stages of a backbone and the pooling of planes: (N * P, C, h, w) -> (N, F).
+    """The last stages of a backbone and the pooling of planes: (N * P, C, [d,] h, w) -> (N, F).
 
     Without a stage it takes the features of the planes, (N, P, F), or of whole patches, (N, F), as they are.
     """
@@ -85,7 +85,7 @@ class Trunk(nn.Module):
 
 
 class NoduleNetwork(nn.Module):
-    """Images (N, P, 3, S, S) -> logit (N,) of malignancy."""
+    """Images (N, P, C, S, S), or volumes (N, 1, C, S, S, S) -> logit (N,) of malignancy."""
 
     def __init__(self, backbone: Backbone, head: Head, pooling: nn.Module, concepts: nn.Linear | None) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class NoduleNetwork(nn.Module):
 
 def by_plane(features: Tensor, n_planes: int) -> Tensor:
     """(N * P, F) -> (N, P, F)."""
-    return features.reshape(-1, n_planes, features.shape[-1])
+    return features.reshape(len(features) // n_planes, n_planes, features.shape[-1])
 
 
 def build_network(backbone: Backbone, plan: NetworkPlan, *, seed: int) -> NoduleNetwork:
