@@ -25,8 +25,9 @@ class ServingModule(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """(N, 2)."""
-        images = to_images(patches, self.spec)
-        logit = torch.stack([self.network(view) for view in orbit(images, self.spec.views)]).mean(dim=0)
+        views = orbit(to_images(patches, self.spec), self.spec.views)
+        # One pass for all views: the traced program then holds the network once.
+        logit = self.network(torch.cat(views)).reshape(len(views), -1).mean(dim=0)
         probability = torch.sigmoid(self.bias + self.weight * logit)
         return torch.stack([logit, probability], dim=1)
 
