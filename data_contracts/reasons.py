@@ -47,6 +47,8 @@ class ReasonCode(StrEnum):
     NESTED_ARCHIVE = "nested_archive"
     INCOMPLETE_TRANSFER = "incomplete_transfer"
     LOW_DISK_SPACE = "low_disk_space"
+    IMAGE_TOO_LARGE = "image_too_large"
+    PATIENT_UNKNOWN = "patient_unknown"
     ANNOTATION_UNMATCHED = "annotation_unmatched"
     ANNOTATION_OUTSIDE_VOLUME = "annotation_outside_volume"
     ANNOTATION_MALFORMED = "annotation_malformed"
@@ -162,6 +164,14 @@ _EXPLANATIONS: dict[ReasonCode, tuple[str, str]] = {
         "Run the pull again; where it stays so, mend the instances on the server.",
     ),
     ReasonCode.LOW_DISK_SPACE: ("The disk has no room for the volume.", "Free disk space and run again."),
+    ReasonCode.IMAGE_TOO_LARGE: (
+        "An image file has more bytes, or claims more pixels, than are safe to open.",
+        "Cut the nodule out, or scale the image down.",
+    ),
+    ReasonCode.PATIENT_UNKNOWN: (
+        "The table of patients has no row for the image, so its split could leak.",
+        "Add a row for it, or take the file out of the folder.",
+    ),
     ReasonCode.ANNOTATION_UNMATCHED: (
         "No series of the workspace matches the annotation.",
         "Ingest the series first, or name another file.",

@@ -84,9 +84,11 @@ def parameter_tables() -> str:
     classes = {
         "`ingest --set`": params.IngestParams,
         "`prepare --set`, patches": params.PatchParams,
-        "`prepare --set` and `import-npz --set`, split": params.SplitParams,
+        "`prepare --set`, `import-npz --set` and `import-images --set`, split": params.SplitParams,
         "`prepare --set` and `import-npz --set`, labels": params.LabelParams,
-        "`features --set`": params.FeatureParams,
+        "`import-images --set`, images": params.ImageParams,
+        "`features --set` and `few-shot --set`": params.FeatureParams,
+        "`few-shot --set`, episodes": params.FewShotParams,
         "`train --set` and presets": params.TrainParams,
         "`promote --policy` and `[policy]` of `run`": PromotionPolicy,
         "`run --config`": RunPlan,

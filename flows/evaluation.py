@@ -63,6 +63,7 @@ def write_evaluation(
         alternatives=alternatives,
         adaptation=adaptation,
         baseline_thresholds=baseline_thresholds,
+        warnings=card.warnings,
     )
     PREDICTION_TABLE.write(folder / "predictions.parquet", predictions)
     write_bytes_atomic(folder / "report.html", render_evaluation(report, predictions).encode())
@@ -80,7 +81,8 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
         raise NothingUsableError("the dataset has no held-out patients", where=dataset_dir.name)
     cut = TrainParams(common_spacing_mm=card.training.get("common_spacing_mm", 0.0))
     logits = Predictor.load(run_folder).logits(patches_of(reader, rows, cut))
-    used = card.model_copy(update={"dataset_id": dataset_dir.name})
+    warnings = tuple(dict.fromkeys((*card.warnings, *reader.card.warnings)))
+    used = card.model_copy(update={"dataset_id": dataset_dir.name, "warnings": warnings})
     folder = workspace.root / "evaluations" / f"{card.run_id}-{dataset_dir.name}"
     write_evaluation(
         folder,

@@ -1,7 +1,9 @@
 """One frozen parameter class a step. Defaults live here; a preset holds only what differs; unknown keys are refused."""
 
 from data_contracts.params.base import Params
-from data_contracts.params.cohort import LabelParams, PatchParams, PhantomParams, SplitParams
+from data_contracts.params.cohort import ImageParams, LabelParams, PatchParams, PhantomParams, SplitParams
+from data_contracts.params.explanation import ExplainParams
+from data_contracts.params.few_shot import FewShotParams
 from data_contracts.params.intake import DeidentifyParams, IngestParams
 from data_contracts.params.learning import AdaptationGateParams, EvaluateParams, FeatureParams
 from data_contracts.params.review import ReviewParams
@@ -12,7 +14,10 @@ __all__ = [
     "AdaptationGateParams",
     "DeidentifyParams",
     "EvaluateParams",
+    "ExplainParams",
     "FeatureParams",
+    "FewShotParams",
+    "ImageParams",
     "IngestParams",
     "LabelParams",
     "Params",

@@ -31,6 +31,32 @@ class LabelParams(Params):
     threshold: float = 3.0
 
 
+class ImageParams(Params):
+    """Images of class folders as patches of one size.
+
+    size_px: pixels a side of every patch.
+    resize: "fit" scales an image until its longer side has `size_px` and pads the other with black, "stretch" scales
+        both sides, "never" keeps its pixels and cuts or pads around its centre.
+    channels: "auto" keeps three only where an image has colour.
+    grey_low, grey_high: values of images deeper than 8 bits that become 0 and 255; where they are not given, the lowest
+        and highest value of all of them.
+    """
+
+    size_px: int = Field(64, ge=16, le=1024)
+    resize: Literal["fit", "stretch", "never"] = "fit"
+    channels: Literal["auto", "grey", "rgb"] = "auto"
+    grey_low: float | None = None
+    grey_high: float | None = None
+
+    @model_validator(mode="after")
+    def _both_ends_of_the_greys(self) -> Self:
+        if (self.grey_low is None) != (self.grey_high is None):
+            raise ValueError("grey_low and grey_high are given together")
+        if self.grey_low is not None and self.grey_high is not None and not self.grey_low < self.grey_high:
+            raise ValueError("grey_low must be below grey_high")
+        return self
+
+
 class PatchParams(Params):
     """Patches around nodules: a cube of `size_mm` a side, sampled every `spacing_mm`.
 

@@ -1,4 +1,4 @@
-"""prepare, import-npz, export."""
+"""prepare, import-npz, import-images, export."""
 
 from __future__ import annotations
 
@@ -63,6 +63,39 @@ def import_npz_command(
     counts = ", ".join(f"{key} {value}" for key, value in card.counts.items())
     record = {**card.model_dump(mode="json"), "n_patches": n_patches}
     session.emit(record, f"dataset {card.dataset_id} ({name}): {n_patches} patches ({counts})")
+
+
+@app.command("import-images")
+def import_images_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/<class>/*.png, or DIR/train/<class>/*.png, ...")],
+    name: Annotated[str, typer.Option(help="Name of the dataset.")],
+    patients: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Columns file, patient; optional site, diameter_mm, ratings.")
+    ] = None,
+    positive: Annotated[str, typer.Option(help="The class that is 1; malignant, or the last by alphabet.")] = "",
+    keep_identity: Annotated[bool, typer.Option("--keep-identity", help="Keep paths in rejected.parquet.")] = False,
+    settings_: SetOption = None,
+) -> None:
+    """Import class folders of PNG, JPEG or TIFF images as a dataset.
+
+    Two class folders are taken. Folders train, val and test keep their split; without them it follows from the patient.
+    Without --patients nobody can say whose an image is, and a split may leak: the dataset and every figure say so.
+    """
+    from data_contracts.params import ImageParams, SplitParams
+    from flows.presets import assignments, distribute
+
+    images, split = distribute(assignments(settings_), (ImageParams, SplitParams), where="--set")
+    _, workspace = session.open()
+    workspace.create()
+    from flows.images import import_folder
+
+    record = import_folder(workspace, folder, name, patients, positive, keep_identity, images, split)
+    counts = ", ".join(f"{key} {value}" for key, value in record["counts"].items())
+    there = "" if record["made"] else " (was there already)"
+    lines = [f"dataset {record['dataset_id']} ({name}){there}: {record['n_patches']} patches ({counts})"]
+    lines += [f"{value} is the class folder {shown!r}" for value, shown in record["parameters"]["classes"].items()]
+    lines += [f"warning: {warning}" for warning in record["warnings"]]
+    session.emit(record, "\n".join(lines))
 
 
 @app.command("export")

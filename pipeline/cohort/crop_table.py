@@ -36,7 +36,7 @@ def read_crop_table(
     UsageError: not a CSV file, a column is missing, or the number of rows is not `n_crops`.
     ContractError: a value is not what its column holds; the message names the first line, never a value.
     """
-    cells = _read_cells(path)
+    cells = read_cells(path)
     missing = [column for column in _REQUIRED if column not in cells]
     if missing:
         raise UsageError(
@@ -45,13 +45,13 @@ def read_crop_table(
     if len(cells) != n_crops:
         raise UsageError(f"{len(cells)} rows for {n_crops} crops", where=path.name, todo="Row n describes crop n.")
     if "row" in cells:
-        _need(_numbers(cells, "row", path) == np.arange(n_crops), "row", "does not count the crops", path)
-    _need(cells["patient_id"] != "", "patient_id", "is empty", path)
-    diameter = _numbers(cells, "diameter_mm", path)
-    _need(diameter.between(0, _MAX_DIAMETER_MM, inclusive="right"), "diameter_mm", "is no diameter in mm", path)
+        need(numbers(cells, "row", path) == np.arange(n_crops), "row", "does not count the crops", path)
+    need(cells["patient_id"] != "", "patient_id", "is empty", path)
+    diameter = numbers(cells, "diameter_mm", path)
+    need(diameter.between(0, _MAX_DIAMETER_MM, inclusive="right"), "diameter_mm", "is no diameter in mm", path)
     n_ratings, malignancy_sum = _ratings(cells, "malignancy", path)
-    n_readers = _numbers(cells, "n_readers", path)
-    _need(n_readers == n_ratings, "n_readers", "is not the number of malignancy ratings", path)
+    n_readers = numbers(cells, "n_readers", path)
+    need(n_readers == n_ratings, "n_readers", "is not the number of malignancy ratings", path)
     means = {name: total / count for name in RATINGS if name in cells for count, total in [_ratings(cells, name, path)]}
     series = cells["series_instance_uid"] if "series_instance_uid" in cells else pd.Series("", index=cells.index)
     patch_id = [f"{row:06d}" for row in range(n_crops)]
@@ -68,7 +68,7 @@ def read_crop_table(
             "diameter_mm": diameter,
             "padded": False,
             **means,
-            **{new: _numbers(cells, old, path) for old, new in _NUMBERS.items() if old in cells},
+            **{new: numbers(cells, old, path) for old, new in _NUMBERS.items() if old in cells},
         }
     )
     kept = ~cells["patient_id"].isin(exclude_patients).to_numpy(dtype=np.bool_)
@@ -77,7 +77,7 @@ def read_crop_table(
     return rows[kept].reset_index(drop=True), kept
 
 
-def _read_cells(path: Path) -> pd.DataFrame:
+def read_cells(path: Path) -> pd.DataFrame:
     """All cells as text, blanks stripped."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -91,9 +91,10 @@ def _read_cells(path: Path) -> pd.DataFrame:
     return pd.DataFrame([[cell.strip() for cell in line] for line in lines[1:]], columns=lines[0], dtype="object")
 
 
-def _numbers(cells: pd.DataFrame, column: str, path: Path) -> pd.Series:
+def numbers(cells: pd.DataFrame, column: str, path: Path) -> pd.Series:
+    """A column of text as float64, NaN where it is empty; raises ContractError where it holds something else."""
     numbers = pd.to_numeric(cells[column], errors="coerce").astype("float64")
-    _need(numbers.abs() < np.inf, column, "is not a number", path)
+    need(numbers.abs() < np.inf, column, "is not a number", path)
     return numbers
 
 
@@ -103,13 +104,14 @@ def _ratings(cells: pd.DataFrame, column: str, path: Path) -> tuple[pd.Series, p
     one_each = one_each[one_each != ""]
     values = pd.to_numeric(one_each, errors="coerce").astype("float64")
     good = values.between(1, RATINGS[column])
-    _need(good.groupby(level=0).all().reindex(cells.index, fill_value=True), column, "holds no ratings", path)
+    need(good.groupby(level=0).all().reindex(cells.index, fill_value=True), column, "holds no ratings", path)
     grouped = values.groupby(level=0)
     counts = grouped.size().reindex(cells.index, fill_value=0).astype("int64")
     return counts, grouped.sum().reindex(cells.index, fill_value=0.0)
 
 
-def _need(good: pd.Series, column: str, what: str, path: Path) -> None:
+def need(good: pd.Series, column: str, what: str, path: Path) -> None:
+    """Raises ContractError naming the first line that is not `good`, never its value."""
     if not good.all():
         line = int((~good.to_numpy(dtype=np.bool_)).argmax()) + 2
         raise ContractError(f"column {column!r} {what} on line {line}", where=path.name)

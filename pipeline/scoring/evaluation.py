@@ -106,8 +106,13 @@ def _warnings(table: pd.DataFrame, sites: tuple[str, ...], weights: str, pretrai
     n_indeterminate = int((~table["label"].isin([0, 1])).sum())
     if n_indeterminate:
         found.append(f"{n_indeterminate} indeterminate nodules are in no figure.")
-    unknown = int(labelled_rows(table)["diameter_mm"].isna().sum())
-    if unknown:
+    unknown, n_labelled = int(labelled_rows(table)["diameter_mm"].isna().sum()), len(labelled_rows(table))
+    if unknown and unknown == n_labelled:
+        found.append(
+            "NO SIZE BASELINE: no nodule has a diameter, so nobody can say what the image adds to size, "
+            "and there is no size-matched figure."
+        )
+    elif unknown:
         found.append(
             f"{unknown} nodules have no diameter: their score is the image's, and size-only figures leave them out."
         )
