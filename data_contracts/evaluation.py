@@ -60,11 +60,25 @@ class AdaptationDecision(Record):
     figures: dict[str, dict[str, float]]
 
 
+class ConceptFigures(Record):
+    """How well a concept (spiculation, margin, ...) is predicted, against the readers' mean ratings.
+
+    unit: "1-5" and the like, or "mm". kappa: quadratic, of both values rounded to whole steps.
+    """
+
+    concept: str
+    unit: str
+    spearman: Figure
+    kappa: Figure
+    mean_absolute_error: Figure
+
+
 class EvaluationReport(Record):
     """evaluation.json of a run.
 
     alternatives: figures of networks that were not chosen (source-only or adapted), by name.
     pretrained: False where the backbone started from random weights; `weights` says which.
+    concepts: of the predicted concepts, where the network reads some out.
     """
 
     run_id: str
@@ -80,6 +94,7 @@ class EvaluationReport(Record):
     size_auc_difference: Figure | None = None
     alternatives: dict[str, tuple[ScoreFigures, ...]] = {}
     adaptation: AdaptationDecision | None = None
+    concepts: tuple[ConceptFigures, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def find(self, score: str, site: str = "all") -> ScoreFigures | None:
