@@ -46,13 +46,19 @@ def named_window(name: str) -> Window:
     return Window(center_hu=center_hu, width_hu=width_hu)
 
 
+Volumetric = Literal["planes", "i3d", "acs", "native"]
+
+
 class InputSpec(Record):
     """From a stored patch to the images a backbone sees.
 
     kind, patch_shape, value_unit: as in the DatasetCard the network was trained on.
-    windows: three HU windows that become the three channels of each plane (HU patches only).
-    input_size_px: planes are resized to this many pixels a side.
-    mean, std: per channel, after scaling to 0..1 (torchvision's ImageNet constants by default).
+    windows: HU windows, each a channel (HU patches only).
+    volumetric: how a 3d patch enters: "planes" (its three central planes), or as a volume, through a 2D backbone
+        inflated by "i3d" or "acs", or through a backbone that is three-dimensional itself ("native").
+    input_size_px: planes or volumes are resized to this many pixels a side.
+    mean, std: per channel, after scaling to 0..1 (torchvision's ImageNet constants by default); their number is that of
+        the channels.
     views: how many of the eight flips and quarter turns a prediction is the mean of.
     """
 
@@ -64,6 +70,7 @@ class InputSpec(Record):
     windows: tuple[Window, ...] = (LUNG_WINDOW, MEDIASTINAL_WINDOW, BONE_WINDOW)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    volumetric: Volumetric = "planes"
     views: int = Field(1, ge=1, le=8)
 
 
@@ -88,6 +95,7 @@ class ModelCard(Record):
     weights: "none" where the backbone started from random numbers, else the name or file it came from.
     checkpoint_sha256: of checkpoint.safetensors; checked before every load.
     pooling: how the planes of a patch are joined. concepts: what is read out beside malignancy, each in 0..1.
+    concept_figures: of each concept on held-out patients: n, spearman, spearman_low, spearman_high, kappa, mae.
     thresholds: operating points frozen on validation, e.g. {"specificity_0.90": 0.61}.
     """
 
@@ -100,6 +108,7 @@ class ModelCard(Record):
     head: str
     pooling: Literal["mean", "attention"] = "mean"
     concepts: tuple[str, ...] = ()
+    concept_figures: dict[str, dict[str, float | None]] = {}
     input: InputSpec
     calibration: Calibration
     thresholds: dict[str, float] = {}

@@ -24,7 +24,7 @@ from flows.workspace import Workspace
 from models.engines.heap import give_back
 from models.engines.open_engine import OpenedEngine, open_engine
 from models.engines.plan import EnginePlan, plan_engine
-from models.networks.backbones import Backbone, state_digest
+from models.networks.backbones import Backbone, is_volumetric, state_digest
 from models.networks.inputs import input_spec, to_images
 from models.predict import stream_features
 from models.weights.zoo import WeightsInfo
@@ -51,7 +51,8 @@ class FeatureRun(NamedTuple):
 def feature_params(params: TrainParams) -> FeatureParams | None:
     """The feature table a training can learn from; None where a stage learns or every epoch sees other patches."""
     changing = params.unfreeze > 0 or params.augmentations > 1 or params.common_spacing_mm > 0
-    if changing or params.adaptation or params.pooling != "mean":
+    volumes = params.volumetric != "planes" or is_volumetric(params.backbone)
+    if changing or volumes or params.adaptation or params.pooling != "mean":
         return None
     shared = FeatureParams.model_fields.keys() & TrainParams.model_fields.keys()
     return FeatureParams(**{name: getattr(params, name) for name in shared})

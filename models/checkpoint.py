@@ -12,6 +12,7 @@ from data_contracts.errors import UsageError, WeightsDigestError, WeightsError
 from data_contracts.model_card import ModelCard
 from data_contracts.records import sha256_file, write_bytes_atomic
 from models.networks.backbones import build_backbone
+from models.networks.inflate import as_volumetric
 from models.networks.network import HeadKind, NetworkPlan, NoduleNetwork, build_network
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -44,7 +45,7 @@ def load_network(directory: Path, card: ModelCard) -> NoduleNetwork:
             todo="Restore the folder from its source; nothing was loaded.",
         )
     try:
-        backbone = build_backbone(card.backbone, seed=0)
+        backbone = as_volumetric(build_backbone(card.backbone, seed=0), card.input.volumetric)
         network = build_network(backbone, NetworkPlan(cast(HeadKind, card.head), card.pooling, card.concepts), seed=0)
     except UsageError as error:
         raise WeightsError(error.what, where="model card", todo=error.todo) from None
@@ -58,3 +59,16 @@ def load_network(directory: Path, card: ModelCard) -> NoduleNetwork:
             todo="Train again, or restore the folder from its source.",
         ) from None
     return network.eval()
+
+
+def restore_network(directory: Path, network: NoduleNetwork, sha256: str) -> None:
+    """Fill `network` with the tensors that `save_network` wrote; raises WeightsDigestError where they have changed."""
+    path = directory / CHECKPOINT_FILE
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise WeightsDigestError(
+            "the weights of a fitted network are not what was written",
+            where=f"{directory.name}/{CHECKPOINT_FILE}",
+            todo="Remove that folder of the run and train again; nothing was loaded.",
+        )
+    network.load_state_dict(load(content))

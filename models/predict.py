@@ -15,12 +15,10 @@ from data_contracts.model_card import InputSpec, ModelCard
 from models.augmentation.augment import orbit
 from models.engines.heap import keep_heap
 from models.engines.open_engine import Engine
-from models.networks.inputs import plane_count, to_images
+from models.networks.inputs import patches_a_pass, plane_count, to_images
 from models.networks.network import NoduleNetwork
 
 CARD_FILE = "model_card.json"
-#: images a pass: their activations then stay in the processor's cache (ResNet50: about three times as fast as 48)
-_IMAGES_A_PASS = 16
 
 
 def predict_logits(
@@ -29,7 +27,7 @@ def predict_logits(
     """Logits (n,) of patches (n, *patch_shape): the mean over `spec.views` flips and quarter turns."""
     network.eval()
     keep_heap()
-    batch_size = batch_size or max(_IMAGES_A_PASS // plane_count(spec), 1)
+    batch_size = batch_size or patches_a_pass(spec)
     out = np.zeros(len(patches), dtype=np.float64)
     with torch.inference_mode():
         for start in range(0, len(patches), batch_size):
@@ -45,6 +43,18 @@ def logits_of_features(network: NoduleNetwork, features: NDArray[np.floating]) -
     with torch.inference_mode():
         values = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
         return np.asarray(network.head(values).double().numpy())
+
+
+def represented(network: NoduleNetwork, patches: NDArray[np.generic], spec: InputSpec) -> NDArray[np.float32]:
+    """What the head classifies, (n, width): representations of patches (n, *patch_shape), without augmentation."""
+    network.eval()
+    step = patches_a_pass(spec)
+    out = np.zeros((len(patches), network.head.width), dtype=np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(patches), step):
+            images = to_images(patches[start : start + step], spec)
+            out[start : start + step] = network.head.represent(network.features(images)).numpy()
+    return out
 
 
 def stream_features(

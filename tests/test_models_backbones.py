@@ -12,12 +12,19 @@ from torch import nn
 
 from data_contracts.errors import UsageError, WeightsDigestError, WeightsError
 from data_contracts.records import sha256_file
-from models.networks.backbones import BACKBONES, build_backbone, pool
+from models.networks.backbones import build_backbone, pool
 from models.weights import download as weights_download
 from models.weights.zoo import calibrate_batchnorm, load_weights
 
 
-@pytest.mark.parametrize("name", sorted(BACKBONES))
+#: one a family, the biggest of which take seconds to draw
+_COMPARED = (
+    "densenet121", "efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnet34",
+    "resnet50", *(pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_tiny", "efficientnet_v2_s")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", _COMPARED)
 def test_a_backbone_gives_what_torchvision_gives(name, tmp_path):
     from torchvision import models
 
@@ -32,7 +39,7 @@ def test_a_backbone_gives_what_torchvision_gives(name, tmp_path):
     head = "fc" if hasattr(reference, "fc") else "classifier"
     setattr(reference, head, nn.Identity())
     with torch.no_grad():
-        torch.testing.assert_close(backbone(images), reference(images), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(backbone(images), reference(images).flatten(1), rtol=1e-3, atol=1e-4)
     assert backbone(images).shape == (2, backbone.n_features)
 
 
@@ -59,8 +66,35 @@ def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone():
 
 
 def test_an_unknown_backbone_is_refused_with_those_there_are():
-    with pytest.raises(UsageError, match="Known: efficientnet_b0, mobilenet_v2"):
-        build_backbone("vgg16", seed=0)
+    with pytest.raises(UsageError, match="Known: convnext_tiny, densenet121, .*medicalnet_resnet10, .*small_cnn") as no:
+        build_backbone("vgg15", seed=0)
+    assert "\n" not in no.value.line()
+
+
+@pytest.mark.parametrize("name", ["vit_b_16", "swin_t", "maxvit_t"])
+def test_a_network_without_a_convolutional_body_is_refused(name):
+    with pytest.raises(UsageError, match="no convolutional body"):
+        build_backbone(name, seed=0)
+
+
+def test_a_stage_begins_where_the_resolution_falls_and_has_tensors_to_learn():
+    for name in ("densenet121", "mobilenet_v3_small", "squeezenet1_1", "small_cnn"):
+        backbone = build_backbone(name, seed=0)
+        maps, sizes = torch.zeros(1, 3, 64, 64), [64]
+        with torch.no_grad():
+            for stage in backbone.stages:
+                assert list(stage.parameters())
+                maps = stage(maps)
+                sizes.append(maps.shape[-1])
+        assert sorted(set(sizes), reverse=True) == sizes[sizes[0] == sizes[1] :], name
+
+
+def test_a_small_network_is_built_from_nothing_and_says_that_nobody_publishes_its_weights():
+    backbone = build_backbone("small_cnn", seed=0)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) < 500_000
+    assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, backbone.n_features)
+    with pytest.raises(WeightsError, match="nobody publishes weights of small_cnn.*weights=none"):
+        load_weights(backbone, "auto")
 
 
 def test_none_leaves_random_weights_and_says_so():

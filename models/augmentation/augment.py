@@ -1,4 +1,4 @@
-"""Augmentation while a network learns: one affine warp, one change of intensity and noise an image.
+"""Augmentation while a network learns: one affine warp, one change of intensity and noise an image or volume.
 
 The random numbers of a variant are drawn for all patches at once from a generator seeded by
 (seed, variant), so an augmented patch never depends on the batch it travels in.
@@ -7,6 +7,7 @@ The random numbers of a variant are drawn for all patches at once from a generat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ MAX_BRIGHTNESS = 0.15
 class Draws:
     """Random numbers of one variant.
 
-    warp: (N, P, 2, 3), in the normalised coordinates of torch's affine_grid without aligned corners.
+    warp: (N, P, d, d + 1) for d axes, in the normalised coordinates of torch's affine_grid without aligned corners.
     contrast, brightness: (N, P).
     noise_keys: (N, P, 2), what the noise of an image is drawn from.
     """
@@ -40,34 +41,64 @@ class Draws:
         return Draws(self.warp[index], self.contrast[index], self.brightness[index], self.noise_keys[index])
 
 
-def draw_variant(n_patches: int, n_planes: int, *, seed: int, variant: int) -> Draws:
-    """Draws for every plane of every patch: flips, quarter turns, small rotation, scale, shift and intensity."""
+def draw_variant(n_patches: int, n_planes: int, *, seed: int, variant: int, axes: int = 2) -> Draws:
+    """Draws for every plane of every patch: flips, quarter turns, small rotation, scale, shift and intensity.
+
+    axes: 2 for planes, 3 for volumes, which turn about any of their axes.
+    """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + variant * 7919 + 17) % (2**63))
     shape = (n_patches, n_planes)
 
     def uniform(limit: float) -> Tensor:
         return (torch.rand(shape, generator=generator) * 2 - 1) * limit
 
+    warp = _turned_planes(shape, generator) if axes == 2 else _turned_volumes(shape, generator)
+    contrast, brightness = torch.exp(uniform(MAX_LOG_CONTRAST)), uniform(MAX_BRIGHTNESS)
+    noise_keys = torch.randint(0, 2**32, (*shape, 2), generator=generator)
+    return Draws(warp, contrast, brightness, noise_keys)
+
+
+def _uniform(shape: tuple[int, ...], limit: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2 - 1) * limit
+
+
+def _turned_planes(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     turns = torch.randint(0, 4, shape, generator=generator) * (torch.pi / 2)
-    angle = turns + uniform(MAX_ROTATION_RAD)
-    scale = torch.exp(uniform(MAX_LOG_SCALE))
+    angle = turns + _uniform(shape, MAX_ROTATION_RAD, generator)
+    scale = torch.exp(_uniform(shape, MAX_LOG_SCALE, generator))
     flip = torch.randint(0, 2, shape, generator=generator) * 2.0 - 1.0
     cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
     rows = [
-        torch.stack([cosine * flip, -sine, uniform(MAX_SHIFT)], dim=-1),
-        torch.stack([sine * flip, cosine, uniform(MAX_SHIFT)], dim=-1),
+        torch.stack([cosine * flip, -sine, _uniform(shape, MAX_SHIFT, generator)], dim=-1),
+        torch.stack([sine * flip, cosine, _uniform(shape, MAX_SHIFT, generator)], dim=-1),
     ]
-    contrast, brightness = torch.exp(uniform(MAX_LOG_CONTRAST)), uniform(MAX_BRIGHTNESS)
-    noise_keys = torch.randint(0, 2**32, (*shape, 2), generator=generator)
-    return Draws(torch.stack(rows, dim=-2), contrast, brightness, noise_keys)
+    return torch.stack(rows, dim=-2)
+
+
+def _turned_volumes(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """One of the 48 ways a cube fits into itself, then a small rotation about each axis, one scale, a shift."""
+    orders = torch.eye(3)[torch.tensor(list(permutations(range(3))))]
+    matrix = orders[torch.randint(0, len(orders), shape, generator=generator)]
+    matrix = matrix * (torch.randint(0, 2, (*shape, 1, 3), generator=generator) * 2.0 - 1.0)
+    angles = _uniform((*shape, 3), MAX_ROTATION_RAD, generator)
+    for axis, (one, other) in enumerate([(0, 1), (0, 2), (1, 2)]):
+        turn = torch.eye(3).expand(*shape, 3, 3).clone()
+        cosine, sine = torch.cos(angles[..., axis]), torch.sin(angles[..., axis])
+        turn[..., one, one], turn[..., one, other] = cosine, -sine
+        turn[..., other, one], turn[..., other, other] = sine, cosine
+        matrix = turn @ matrix
+    scale = torch.exp(_uniform(shape, MAX_LOG_SCALE, generator))
+    shift = _uniform((*shape, 3, 1), MAX_SHIFT, generator)
+    return torch.cat([matrix * scale[..., None, None], shift], dim=-1)
 
 
 def augment(images: Tensor, draws: Draws, noise_std: float = 0.0) -> Tensor:
-    """Augmented images, same shape (N, P, C, H, W); the border repeats where a warp looks outside."""
-    n, planes, channels, height, width = images.shape
+    """Augmented images, same shape (N, P, C, [D,] H, W); the border repeats where a warp looks outside."""
+    channels, *size = images.shape[2:]
+    axes = len(size)
     warped = warp_batch(
-        images.reshape(n * planes, channels, height, width).numpy(),
-        index_matrices(draws.warp.reshape(-1, 2, 3), height, width).numpy(),
+        images.flatten(0, 1).numpy(),
+        index_matrices(draws.warp.reshape(-1, axes, axes + 1), *size).numpy(),
         draws.contrast.reshape(-1, 1).expand(-1, channels).numpy(),
         draws.brightness.reshape(-1, 1).expand(-1, channels).numpy(),
         noise_std,
@@ -76,23 +107,30 @@ def augment(images: Tensor, draws: Draws, noise_std: float = 0.0) -> Tensor:
     return torch.from_numpy(warped).reshape(images.shape)
 
 
-def index_matrices(warp: Tensor, height: int, width: int) -> Tensor:
-    """Warps (N, 2, 3) of normalised (x, y) as float64 matrices (N, 2, 3) of indices (row, column).
+def index_matrices(warp: Tensor, *size: int) -> Tensor:
+    """Warps (N, d, d + 1) of normalised (x, y[, z]) as float64 matrices of the same shape of ([slice,] row, column).
 
-    Without aligned corners index i of n lies at (2 i + 1) / n - 1.
+    size: ([D,] H, W). Without aligned corners index i of n lies at (2 i + 1) / n - 1.
     """
-    to_index = torch.tensor([[0, height / 2, (height - 1) / 2], [width / 2, 0, (width - 1) / 2]], dtype=torch.float64)
-    to_normalised = torch.tensor(
-        [[0, 2 / width, 1 / width - 1], [2 / height, 0, 1 / height - 1], [0, 0, 1]], dtype=torch.float64
-    )
-    homogeneous = torch.zeros(len(warp), 3, 3, dtype=torch.float64)
-    homogeneous[:, :2] = warp
-    homogeneous[:, 2, 2] = 1
+    axes = len(size)
+    to_index = torch.zeros(axes, axes + 1, dtype=torch.float64)
+    to_normalised = torch.zeros(axes + 1, axes + 1, dtype=torch.float64)
+    to_normalised[axes, axes] = 1
+    for index, n in enumerate(size):
+        coordinate = axes - 1 - index  # x is the last index
+        to_index[index, coordinate], to_index[index, axes] = n / 2, (n - 1) / 2
+        to_normalised[coordinate, index], to_normalised[coordinate, axes] = 2 / n, 1 / n - 1
+    homogeneous = torch.zeros(len(warp), axes + 1, axes + 1, dtype=torch.float64)
+    homogeneous[:, :axes] = warp
+    homogeneous[:, axes, axes] = 1
     return to_index @ homogeneous @ to_normalised
 
 
 def orbit(images: Tensor, views: int) -> list[Tensor]:
-    """The first `views` (1 to 8) of the eight flips and quarter turns of images (..., S, S)."""
+    """The first `views` (1 to 8) of eight views: quarter turns in the plane, then the same of the mirror image.
+
+    Images (..., S, S) are mirrored along their rows; volumes (N, P, C, S, S, S), which turn about their depth, along it.
+    """
+    mirrored = images.flip(-3 if images.ndim == 6 else -1)
     turned = [torch.rot90(images, turn, dims=(-2, -1)) for turn in range(min(views, 4))]
-    flipped = [torch.rot90(images.flip(-1), turn, dims=(-2, -1)) for turn in range(max(views - 4, 0))]
-    return turned + flipped
+    return turned + [torch.rot90(mirrored, turn, dims=(-2, -1)) for turn in range(max(views - 4, 0))]

@@ -18,13 +18,11 @@ from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
 from models.augmentation.augment import Draws, augment, draw_variant
 from models.networks.backbones import pool
-from models.networks.inputs import as_batch, plane_count, to_images
+from models.networks.inputs import as_batch, axes_of, patches_a_pass, plane_count, to_images
 from models.networks.network import by_plane
 
 _FLOAT16_ABOVE_BYTES = 512 * 2**20
 _MOST_BYTES = 3 * 2**30
-#: Images a pass through the frozen stages: their activations then stay in the processor's cache (ResNet50: 3x as fast).
-_IMAGES_A_PASS = 16
 
 
 class PatchInputs:
@@ -33,7 +31,7 @@ class PatchInputs:
     Parameters
     ----------
     prefix: the frozen stages, None where every stage learns.
-    pooled: no stage learns, so features (mean over pixels and planes) are kept instead of maps.
+    pooled: no stage learns, so features (mean over the pixels of a plane, or a volume) are kept instead of maps.
     variants: how many augmented versions of each patch; the first is the patch itself.
     features: pooled features (n, F) of the patches themselves, where they were computed before.
     noise_std: of the noise on augmented images.
@@ -69,7 +67,7 @@ class PatchInputs:
     def epoch(self, epoch: int, generator: torch.Generator) -> EpochInputs:
         """Inputs of one epoch: every patch in one of its variants, drawn from `generator`."""
         if self._prefix is None:
-            draws = draw_variant(len(self), self._planes, seed=self._seed, variant=epoch + 1)
+            draws = self._draws(epoch + 1)
             return EpochInputs(lambda index: as_batch(self._augmented(index, draws)))
         cache = self._filled_cache()
         variant = torch.randint(0, self._variants, (len(self),), generator=generator)
@@ -88,22 +86,25 @@ class PatchInputs:
     def _images(self, index: Tensor) -> Tensor:
         return to_images(self._patches[index.numpy()], self._spec)
 
+    def _draws(self, variant: int) -> Draws:
+        return draw_variant(len(self), self._planes, seed=self._seed, variant=variant, axes=axes_of(self._spec))
+
     def _augmented(self, index: Tensor, draws: Draws) -> Tensor:
         return augment(self._images(index), draws.rows(index), self._noise_std)
 
     def _filled_cache(self) -> Tensor:
-        """(variants, n, P, C, h, w), or (variants, n, F) of pooled features."""
+        """(variants, n, P, C, [d,] h, w); of pooled features (variants, n, P, F), or (variants, n, F) known before."""
         if self._cache is not None:
             return self._cache
         assert self._prefix is not None
         self._prefix.eval()
         n = len(self)
-        step = max(_IMAGES_A_PASS // self._planes, 1)
+        step = patches_a_pass(self._spec)
         cache: Tensor | None = None
         with torch.no_grad():
             for variant, start in product(range(self._variants), range(0, n, step)):
                 if start == 0:
-                    draws = draw_variant(n, self._planes, seed=self._seed, variant=variant)
+                    draws = self._draws(variant)
                 index = torch.arange(start, min(start + step, n))
                 images = self._augmented(index, draws) if variant > 0 else self._images(index)
                 maps = self._prefix(as_batch(images))
@@ -130,7 +131,7 @@ class PatchInputs:
 
 
 class EpochInputs:
-    """`batch(index)`: inputs (B * P, C, h, w) of the learning stages, or features (B, F), for some patches."""
+    """`batch(index)`: inputs (B * P, C, [d,] h, w) of the learning stages, or features (B, P, F) or (B, F)."""
 
     def __init__(self, batch: Callable[[Tensor], Tensor]) -> None:
         self.batch = batch

@@ -111,7 +111,7 @@ class NoduleNetwork(nn.Module):
 
 def by_plane(features: Tensor, n_planes: int) -> Tensor:
     """(N * P, F) -> (N, P, F)."""
-    return features.reshape(len(features) // n_planes, n_planes, features.shape[-1])
+    return features.unflatten(0, (-1, n_planes))
 
 
 def build_network(backbone: Backbone, plan: NetworkPlan, *, seed: int) -> NoduleNetwork:

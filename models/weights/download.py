@@ -12,6 +12,8 @@ import torch
 
 from data_contracts.errors import WeightsDigestError, WeightsError
 from data_contracts.records import atomic_path
+from models.networks.bodies import is_torchvision_classifier
+from models.networks.medicalnet import MEDICALNETS, PREFIX
 
 #: Seconds to the first byte; a firewall that drops packets must not hold a run for minutes.
 CONNECT_TIMEOUT_S = 6.0
@@ -23,9 +25,22 @@ def torchvision_file(name: str) -> tuple[str, Path]:
 
     Raises
     ------
-    WeightsError: not cached and not to be had, with the three ways to supply them.
+    WeightsError: nobody publishes them, or not cached and not to be had, with the ways to supply them.
     """
     from torchvision import models
+
+    if name in MEDICALNETS:
+        raise WeightsError(
+            f"weights of {name} are never downloaded",
+            todo=f"Get resnet_{name.removeprefix(PREFIX)}_23dataset.pth (or resnet_{name.removeprefix(PREFIX)}.pth) of "
+            "MedicalNet (github.com/Tencent/MedicalNet) and give it with --weights FILE, or start from random numbers "
+            "with --set weights=none.",
+        )
+    if not is_torchvision_classifier(name):
+        raise WeightsError(
+            f"nobody publishes weights of {name}",
+            todo="Start from random numbers with --set weights=none, or give a local file with --weights FILE.",
+        )
 
     choices = models.get_model_weights(name)
     entry = choices["IMAGENET1K_V2"] if "IMAGENET1K_V2" in choices.__members__ else choices["DEFAULT"]

@@ -1,4 +1,4 @@
-"""Weights for a backbone: torchvision's, a local file, or none; never one in place of another."""
+"""Weights for a backbone: torchvision's, a local file (MedicalNet's too), or none; never one in place of another."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def load_weights(backbone: Backbone, weights: str | Path, sha256: str = "") -> W
     Raises
     ------
     WeightsDigestError: the file has another digest.
-    WeightsError: no such file, not readable without pickle, or not weights of this backbone.
+    WeightsError: no such file, not readable without pickle, not weights of this backbone, or none published for it.
     """
     if str(weights) == NO_WEIGHTS:
         return WeightsInfo(NO_WEIGHTS, "", pretrained=False)
@@ -135,12 +135,12 @@ def _strip(name: str) -> str:
 
 
 def calibrate_batchnorm(backbone: Backbone, images: Tensor) -> None:
-    """Set the running statistics of every BatchNorm from one batch of images (N, 3, H, W).
+    """Set the running statistics of every BatchNorm from one batch of images (N, C, [D,] H, W).
 
     Random weights leave mean 0 and variance 1 in them, so activations shrink or grow from stage to
     stage and features say nothing; a network trained elsewhere must not be calibrated.
     """
-    layers = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
+    layers = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
