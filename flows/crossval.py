@@ -12,7 +12,7 @@ from data_contracts.params import TrainParams
 from data_contracts.predictions import PREDICTION_TABLE
 from flows.backbone import initial_backbone
 from flows.evaluation import predictions_of
-from flows.labelled import concept_names, floats, labelled_patches, patches_of
+from flows.labelled import floats, labelled_patches, learned_concepts, patches_of
 from models.fitting.data import FitData
 from models.fitting.fit import fit_classifier
 from models.fitting.state import EpochRecord
@@ -58,7 +58,7 @@ def fold_predictions(
     data = FitData(
         labelled_patches(reader, train, params),
         labelled_patches(reader, validation, params),
-        concepts=concept_names(train),
+        concepts=learned_concepts(train, params),
     )
     result = fit_classifier(data, params, spec, backbone, state_dir=state_dir, on_epoch=on_epoch)
     calibration = fit_calibration(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_contracts.errors import UsageError
 from data_contracts.nodules import RATINGS
 from data_contracts.params import TrainParams
 from models.fitting.data import LabelledPatches
@@ -49,6 +50,28 @@ def labelled_patches(
 def concept_names(rows: pd.DataFrame) -> tuple[str, ...]:
     """What `concept_targets` has a column for: log-diameter and the readers' ratings that the table holds."""
     return (LOG_DIAMETER, *(name for name in RATINGS if name != "malignancy" and name in rows))
+
+
+def learned_concepts(rows: pd.DataFrame, params: TrainParams) -> tuple[str, ...]:
+    """The concepts that a fit on these rows reads out; none without an auxiliary weight.
+
+    Raises
+    ------
+    UsageError: a weight for a concept that the dataset does not have.
+    """
+    names = concept_names(rows)
+    unknown = sorted(set(params.auxiliary_weights) - set(names))
+    if unknown:
+        raise UsageError(
+            f"the dataset has no concept {unknown[0]!r}",
+            where="auxiliary_weights",
+            todo=f"Known: {', '.join(names)}.",
+        )
+    if params.auxiliary_weights and params.auxiliary_weight == 0:
+        raise UsageError(
+            "auxiliary_weights without auxiliary_weight weigh nothing", todo="Add --set auxiliary_weight=0.5."
+        )
+    return names if params.auxiliary_weight > 0 else ()
 
 
 def concept_targets(rows: pd.DataFrame) -> NDArray[np.float64]:

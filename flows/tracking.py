@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,18 @@ if TYPE_CHECKING:
 EXPERIMENT = "noduleflow"
 #: tag of a run: address of its logged serving model
 MODEL_URI_TAG = "noduleflow.model_uri"
+_ARTIFACTS = (
+    "evaluation.json",
+    "report.html",
+    "model_card.json",
+    "predictions.parquet",
+    "checkpoint.safetensors",
+    "confusion.png",
+    "learning-curves.png",
+    "environment.json",
+)
+#: the server refuses more
+_METRICS_A_CALL = 500
 
 
 def tracking_uri(workspace: Workspace) -> str:
@@ -48,12 +62,12 @@ def find_run(client: MlflowClient, run_id: str) -> Any | None:
     return found[0] if found else None
 
 
-def log_run(workspace: Workspace, run_id: str, history: dict[str, list[dict[str, float | None]]]) -> str:
+def log_run(workspace: Workspace, run_id: str, history: dict[str, list[dict[str, Any]]]) -> str:
     """Log a finished run of the workspace once; logging it again after a kill goes on where it was.
 
     Parameters
     ----------
-    history: per network, one mapping of metrics an epoch.
+    history: per network, one mapping of metrics an epoch; figures of the adaptation in a mapping of their own.
 
     Returns
     -------
@@ -76,16 +90,46 @@ def log_run(workspace: Workspace, run_id: str, history: dict[str, list[dict[str,
     mlflow_id = str(existing.info.run_id)
     _log_figures(client, mlflow_id, card, report)
     for network, epochs in history.items():
-        for epoch, metrics in enumerate(epochs):
-            for name, value in metrics.items():
-                if value is not None and name != "epoch":
-                    client.log_metric(mlflow_id, f"{network}/{name}", value, step=epoch)
-    for name in ("evaluation.json", "report.html", "model_card.json", "predictions.parquet", "checkpoint.safetensors"):
+        _log_curves(client, mlflow_id, network, epochs)
+    _log_dataset(client, mlflow_id, card)
+    for name, value in json.loads((folder / "environment.json").read_text()).items():
+        client.set_tag(mlflow_id, f"noduleflow.environment.{name}", str(value))
+    for name in _ARTIFACTS:
         client.log_artifact(mlflow_id, str(folder / name))
     client.set_tag(mlflow_id, MODEL_URI_TAG, _log_serving_model(mlflow_id, folder, card, mlflow))
     client.set_tag(mlflow_id, "noduleflow.logged", "complete")
     client.set_terminated(mlflow_id, "FINISHED")
     return mlflow_id
+
+
+def _log_curves(client: MlflowClient, mlflow_id: str, network: str, epochs: list[dict[str, Any]]) -> None:
+    """One metric a figure, one step an epoch; a second time it would write the same points again, which is no harm."""
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    metrics = []
+    for epoch in epochs:
+        values = {**epoch, **epoch.get("figures", {})}
+        for name, value in values.items():
+            if name not in ("epoch", "figures") and value is not None:
+                metrics.append(Metric(f"{network}/{name}", float(value), now_ms, int(epoch["epoch"])))
+    for start in range(0, len(metrics), _METRICS_A_CALL):
+        client.log_batch(mlflow_id, metrics=metrics[start : start + _METRICS_A_CALL])
+
+
+def _log_dataset(client: MlflowClient, mlflow_id: str, card: ModelCard) -> None:
+    """The dataset by its digest, as the pages of MLflow show it; without an address, which is nobody's business."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    digest = str(card.training["dataset_sha256"])
+    dataset = Dataset(
+        name=card.dataset_id,
+        digest=digest[:36],  # all that MLflow keeps; the whole of it is a parameter
+        source_type="local",
+        source=json.dumps({"dataset_id": card.dataset_id}),
+        profile=json.dumps({"n_train": card.training["n_train"], "n_validation": card.training["n_validation"]}),
+    )
+    client.log_inputs(mlflow_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
 def _log_figures(client: MlflowClient, mlflow_id: str, card: ModelCard, report: EvaluationReport) -> None:

@@ -1,10 +1,9 @@
-"""Training: fit one or two networks, let the gate choose, calibrate, evaluate, log and register."""
+"""Training: fit the networks, let the gate choose, calibrate, evaluate, log and register."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,95 +11,53 @@ import numpy as np
 import pandas as pd
 from prefect import flow
 
-from data_contracts.errors import UsageError
+from data_contracts.errors import WeightsDigestError
 from data_contracts.evaluation import AdaptationDecision
 from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import AdaptationGateParams, EvaluateParams, TrainParams
 from data_contracts.records import atomic_path, digest_of, sha256_file, write_bytes_atomic
-from flows.backbone import calibration_rows, initial_backbone
 from flows.engine import step
+from flows.environment import environment
 from flows.evaluation import predictions_of, write_evaluation
 from flows.features import feature_params, feature_table
-from flows.labelled import concept_names, floats
-from flows.progress import say, stage
+from flows.labelled import floats
+from flows.network_fits import (
+    JOINT,
+    SOURCE_ONLY,
+    fit_network,
+    fitted_sha256,
+    forget_weights,
+    logits_of,
+    network_names,
+)
+from flows.progress import say
 from flows.registry import Registry
 from flows.tracking import log_run
 from flows.training_cohort import TrainingCohort
 from flows.workspace import Workspace
-from models.checkpoint import CHECKPOINT_FILE, save_network
-from models.fitting.fit import fit_classifier
-from models.fitting.state import EpochRecord
+from models.checkpoint import CHECKPOINT_FILE
 from models.networks.backbones import build_backbone
 from models.networks.inputs import input_spec
-from models.predict import logits_of_features, predict_logits
 from models.weights.zoo import WeightsInfo, load_weights
+from pipeline.review.training_pictures import confusion_png, curves_png
 from pipeline.scoring.adaptation_gate import decide_adaptation
+from pipeline.scoring.delong import delong
 from pipeline.scoring.fusion import apply_calibration, fit_calibration
-from pipeline.scoring.thresholds import freeze_thresholds
+from pipeline.scoring.label_check import label_warnings
+from pipeline.scoring.thresholds import freeze_thresholds, threshold_name
 
-SOURCE_ONLY = "source-only"
 #: part of a run's id: a change of what training does makes new runs
-TRAINING_VERSION = 1
-#: the most work of a fit that a kill may cost, beside the epoch it falls into
-_STATE_EVERY_S = 15.0
+TRAINING_VERSION = 2
 PROTOCOL = "patients held out by a hash of their key; thresholds and calibration frozen on validation patients"
 
 
-@step("fit")
-def fit_network(
-    workspace: Workspace, run_id: str, dataset_id: str, params: TrainParams, name: str, feature_table: Path | None
-) -> str:
-    """Fit one network once; returns its folder below the run, with its logits on validation, target and test."""
-    folder = workspace.runs_root / run_id / "networks" / name
-    if (folder / "logits.parquet").exists():
-        say(f"fit {name}: there already")
-        return name
-    cohort = TrainingCohort(workspace.datasets_root / dataset_id, params, feature_table)
-    adapted = name != SOURCE_ONLY
-    used = params.model_copy(update={"adaptation": (name,) if adapted else ()})
-    spec = input_spec(cohort.reader.card, params)
-    sample = cohort.patches(calibration_rows(cohort.index))
-    backbone, _ = initial_backbone(params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec)
-    with stage(f"fit {name}", params.epochs) as progress:
-        result = fit_classifier(
-            cohort.fit_data(adapted=adapted),
-            used,
-            spec,
-            backbone,
-            state_dir=folder / "state",
-            state_every_s=_STATE_EVERY_S,
-            on_epoch=lambda epoch: progress.advance(_epoch_line(epoch)),
-        )
-    say(f"fit {name}: learned in {result.precision}")
-    save_network(folder, result.network)
-    tables = []
-    parts = {"validation": cohort.validation(), "test": cohort.test()}
-    if params.target_site:
-        parts["target"] = cohort.target()
-    for part, rows in parts.items():
-        features = cohort.features(rows) if params.views == 1 else None
-        if features is None:
-            logits = predict_logits(result.network, cohort.patches(rows), spec)
-        else:
-            logits = logits_of_features(result.network, features)
-        tables.append(pd.DataFrame({"patch_id": list(rows["patch_id"]), "part": part, "logit": logits}))
-    write_bytes_atomic(folder / "history.json", json.dumps([asdict(epoch) for epoch in result.history]).encode())
-    with atomic_path(folder / "logits.parquet") as temporary:
-        pd.concat(tables, ignore_index=True).to_parquet(temporary, index=False)
-    shutil.rmtree(folder / "state", ignore_errors=True)
-    return name
-
-
-def _epoch_line(epoch: EpochRecord) -> str:
-    figures = {name.replace("_", " "): value for name, value in epoch.figures.items()}
-    shown = {"loss": epoch.train_loss, "validation AUC": epoch.validation_auc, **figures}
-    return ", ".join(f"{name} {value:.3f}" for name, value in shown.items() if value is not None)
-
-
 def _logits(workspace: Workspace, run_id: str, name: str, part: str, rows: pd.DataFrame) -> np.ndarray:
-    table = pd.read_parquet(workspace.runs_root / run_id / "networks" / name / "logits.parquet")
-    table = table[table["part"] == part].set_index("patch_id")["logit"]
-    return table.loc[list(rows["patch_id"])].to_numpy(dtype=np.float64)
+    return logits_of(workspace.runs_root / run_id / "networks" / name, part, rows)
+
+
+def _histories(workspace: Workspace, run_id: str, networks: list[str]) -> dict[str, list[dict[str, Any]]]:
+    root = workspace.runs_root / run_id / "networks"
+    return {name: json.loads((root / name / "history.json").read_text()) for name in networks}
 
 
 def _calibrate(workspace: Workspace, run_id: str, name: str, cohort: TrainingCohort) -> Calibration:
@@ -114,6 +71,18 @@ def _calibrate(workspace: Workspace, run_id: str, name: str, cohort: TrainingCoh
     )
 
 
+def _label_warnings(
+    workspace: Workspace, run_id: str, chosen: str, cohort: TrainingCohort, histories: dict[str, list[dict[str, Any]]]
+) -> tuple[str, ...]:
+    """Signs of swapped labels, in the learning curves of source-only, in the kept network and in the diameters."""
+    train, rows = cohort.train(), cohort.source_validation()
+    labels = floats(rows["label"])
+    kept = float(delong(labels, _logits(workspace, run_id, chosen, "validation", rows))[0][0])
+    aucs = [epoch["validation_auc"] for epoch in histories[SOURCE_ONLY]]
+    sizes = floats(train["diameter_mm"]), floats(rows["diameter_mm"])
+    return label_warnings(floats(train["label"]), sizes[0], labels, sizes[1], [*aucs, kept])
+
+
 @step("choose-and-evaluate")
 def choose_and_evaluate(
     workspace: Workspace, run_id: str, dataset_id: str, params: TrainParams, weights: WeightsInfo, networks: list[str]
@@ -121,8 +90,8 @@ def choose_and_evaluate(
     """Let the gate choose a network, calibrate it, freeze thresholds, and write the run's files; returns the choice."""
     folder = workspace.runs_root / run_id
     cohort = TrainingCohort(workspace.datasets_root / dataset_id, params)
-    decision = _decide(workspace, run_id, cohort, networks)
-    chosen = decision.chosen if decision else SOURCE_ONLY
+    decision = None if JOINT in networks else _decide(workspace, run_id, cohort, networks)
+    chosen = decision.chosen if decision else networks[-1] if JOINT in networks else SOURCE_ONLY
     calibrations = {name: _calibrate(workspace, run_id, name, cohort) for name in networks}
     test, validation = cohort.test(), cohort.validation()
     tables = {
@@ -135,8 +104,17 @@ def choose_and_evaluate(
         floats(validation["diameter_mm"]),
     )
     frozen = {score: freeze_thresholds(values, floats(validation["label"])) for score, values in scores.items()}
-    with atomic_path(folder / "checkpoint.safetensors") as temporary:
+    histories = _histories(workspace, run_id, networks)
+    warnings = _label_warnings(workspace, run_id, chosen, cohort, histories)
+    with atomic_path(folder / CHECKPOINT_FILE) as temporary:
         shutil.copyfile(folder / "networks" / chosen / CHECKPOINT_FILE, temporary)
+        checkpoint_sha256 = sha256_file(temporary)
+    if checkpoint_sha256 != fitted_sha256(folder / "networks" / chosen):
+        raise WeightsDigestError(
+            "the weights of a fitted network are not what was written",
+            where=f"{chosen}/{CHECKPOINT_FILE}",
+            todo="Remove that folder of the run and train again.",
+        )
     card = ModelCard(
         name=params.preset or "custom",
         run_id=run_id,
@@ -148,13 +126,15 @@ def choose_and_evaluate(
         input=input_spec(cohort.reader.card, params),
         calibration=calibrations[chosen],
         thresholds=frozen["score"],
-        checkpoint_sha256=sha256_file(folder / "checkpoint.safetensors"),
+        checkpoint_sha256=checkpoint_sha256,
         dataset_id=dataset_id,
         pooling=params.pooling,
-        concepts=concept_names(cohort.index) if params.auxiliary_weight > 0 else (),
+        concepts=cohort.concepts,
+        warnings=(*warnings, *cohort.reader.card.warnings),
         training={
             **params.model_dump(mode="json", exclude={"weights", "weights_sha256", "backbone"}),
             "network": chosen,
+            "dataset_sha256": cohort.digest(),
             "population": _population(cohort.train()),
             "n_train": len(cohort.train()),
             "n_validation": len(validation),
@@ -170,10 +150,30 @@ def choose_and_evaluate(
         adaptation=decision,
         params=EvaluateParams(),
     )
+    _write_pictures(folder, tables[chosen], card, params, histories)
+    write_bytes_atomic(folder / "environment.json", json.dumps(environment(), indent=1).encode())
     card.write(folder / "model_card.json")
-    for name in networks:  # their logits and history stay; the weights of a refused network are of no use
-        (folder / "networks" / name / CHECKPOINT_FILE).unlink(missing_ok=True)
+    for name in networks:
+        forget_weights(folder / "networks" / name)
+    for warning in warnings:
+        say(f"warning: {warning}")
     return chosen
+
+
+def _write_pictures(
+    folder: Path,
+    predictions: pd.DataFrame,
+    card: ModelCard,
+    params: TrainParams,
+    histories: dict[str, list[dict[str, Any]]],
+) -> None:
+    """confusion.png at the operating threshold on source and target, learning-curves.png of every network."""
+    sites = list(dict.fromkeys(site for site in (params.source_site, params.target_site) if site))
+    if not sites:
+        sites = sorted(set(predictions["site"]))
+    threshold = card.thresholds.get(threshold_name(EvaluateParams().operating_specificity))
+    write_bytes_atomic(folder / "confusion.png", confusion_png(predictions, threshold, sites))
+    write_bytes_atomic(folder / "learning-curves.png", curves_png(histories))
 
 
 def _population(rows: pd.DataFrame) -> str:
@@ -200,30 +200,36 @@ def _decide(
 @step("log-and-register")
 def log_and_register(workspace: Workspace, run_id: str, networks: list[str], model_name: str) -> str:
     """Log the run to MLflow and register it as challenger, each once; returns the version."""
-    root = workspace.runs_root / run_id / "networks"
-    history = {name: json.loads((root / name / "history.json").read_text()) for name in networks}
-    return Registry(workspace, model_name).register(run_id, log_run(workspace, run_id, history))
+    mlflow_id = log_run(workspace, run_id, _histories(workspace, run_id, networks))
+    return Registry(workspace, model_name).register(run_id, mlflow_id)
 
 
 @flow(name="train", log_prints=False)
 def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_name: str) -> dict[str, Any]:
     """Fit, choose, evaluate, log and register; each stage is done once, whatever is killed when."""
     workspace = Workspace(Path(workspace_root))
+    networks = network_names(params)
+    dataset_dir = workspace.datasets_root / dataset_id
+    cohort = TrainingCohort(dataset_dir, params)
+    cohort.check()
     weights = load_weights(build_backbone(params.backbone, seed=params.seed), params.weights, params.weights_sha256)
-    run_id = digest_of([TRAINING_VERSION, dataset_id, params.model_dump(mode="json"), weights.sha256])
-    networks = [SOURCE_ONLY, *params.adaptation]
-    if params.adaptation and not params.target_site:
-        raise UsageError("adaptation needs a target site", where="target_site", todo="Add --set target_site=NAME.")
+    run_id = digest_of([TRAINING_VERSION, cohort.digest(), params.model_dump(mode="json"), weights.sha256])
     with workspace.lock(f"run-{run_id}"):
         folder = workspace.runs_root / run_id
         if (folder / "model_card.json").exists():
             say(f"train: run {run_id} is finished already")
         else:
             wanted = feature_params(params)
-            table = feature_table(workspace, workspace.datasets_root / dataset_id, wanted)[0] if wanted else None
+            table = feature_table(workspace, dataset_dir, wanted)[0] if wanted else None
             for name in networks:
                 fit_network(workspace, run_id, dataset_id, params, name, table)
             choose_and_evaluate(workspace, run_id, dataset_id, params, weights, networks)
         version = log_and_register(workspace, run_id, networks, model_name)
     card = ModelCard.read(folder / "model_card.json")
-    return {"run_id": run_id, "version": version, "network": card.training["network"], "folder": str(folder)}
+    return {
+        "run_id": run_id,
+        "version": version,
+        "network": card.training["network"],
+        "folder": str(folder),
+        "warnings": list(card.warnings),
+    }

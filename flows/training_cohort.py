@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from data_contracts.errors import NothingUsableError, UsageError
 from data_contracts.features import FEATURE_TABLE, pooled_matrix
 from data_contracts.manifest import Split
 from data_contracts.params import TrainParams
-from flows.labelled import concept_names, labelled_patches, patches_of
+from data_contracts.records import digest_of, sha256_file
+from flows.labelled import labelled_patches, learned_concepts, patches_of
 from models.fitting.data import FitData, LabelledPatches
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.split import check_no_leak
@@ -25,22 +27,45 @@ class TrainingCohort:
     """
 
     def __init__(self, dataset_dir: Path, params: TrainParams, feature_table: Path | None = None) -> None:
+        self._dir = dataset_dir
         self.reader = PatchReader(dataset_dir)
         self.index = self.reader.index
         check_no_leak(self.index)
         self.params = params
+        self.concepts = learned_concepts(self.index, params)
         self._features = None if feature_table is None else FEATURE_TABLE.read(feature_table)
         known = sorted(set(self.index["site"]))
         for site in (params.source_site, params.target_site):
             if site and site not in known:
                 raise UsageError(f"the dataset has no site {site!r}", todo=f"Known: {', '.join(known)}.")
 
+    def check(self) -> None:
+        """Whether the dataset's bytes are those its card was written for; raises ContractError where they are not."""
+        self.reader.verify()
+
+    def digest(self) -> str:
+        """sha256 over the card and the digests of shards and index: which bytes were learned from."""
+        shards = {shard.file: shard.sha256 for shard in self.reader.card.shards}
+        return digest_of([self.reader.card.dataset_id, shards, sha256_file(self._dir / "index.parquet")], length=64)
+
     def train(self) -> pd.DataFrame:
         """Training rows of the source; with a soft-label term also the indeterminate ones."""
-        labelled = self.params.soft_label_weight == 0
-        return self._both_labels(self._rows(Split.TRAIN, site=self.params.source_site, labelled=labelled), "training")
+        rows = self._rows(Split.TRAIN, site=self.params.source_site, labelled=self._needs_label)
+        return self._both_labels(rows, "training")
+
+    def labelled_target(self) -> pd.DataFrame:
+        """Training rows of the target site that a joint training learns from, as `train` chooses the source's."""
+        rows = self._rows(Split.TRAIN, site=self.params.target_site, labelled=self._needs_label)
+        return self._both_labels(rows, f"training (site {self.params.target_site})")
 
     def validation(self) -> pd.DataFrame:
+        """Labelled validation rows that calibrate: of the source, in a run with joint training of the target, too."""
+        rows = self.source_validation()
+        if self.params.target_label_weight > 0:
+            rows = pd.concat([rows, self._rows(Split.VALIDATION, site=self.params.target_site, labelled=True)])
+        return rows
+
+    def source_validation(self) -> pd.DataFrame:
         """Labelled validation rows of the source."""
         rows = self._rows(Split.VALIDATION, site=self.params.source_site, labelled=True)
         return self._both_labels(rows, "validation")
@@ -61,14 +86,27 @@ class TrainingCohort:
         """Pooled features of some rows, in their order, where they were computed before."""
         return None if self._features is None else pooled_matrix(self._features, list(rows["patch_id"]))
 
-    def fit_data(self, *, adapted: bool) -> FitData:
-        """What fitting sees; the target's labels are not in it."""
+    def fit_data(self, *, adapted: bool, joint: bool = False) -> FitData:
+        """What fitting sees; labels of the target are not in it, unless it is a `joint` training.
+
+        A joint training learns from both sites and chooses its epoch by validation patients of both.
+        """
+        train = self.train()
+        if joint:
+            target = self.labelled_target()
+            from_target = np.arange(len(train) + len(target)) >= len(train)
+            both = replace(self._labelled(pd.concat([train, target])), from_target=from_target)
+            return FitData(train=both, validation=self._labelled(self.validation()), concepts=self.concepts)
         return FitData(
-            train=self._labelled(self.train()),
-            validation=self._labelled(self.validation()),
+            train=self._labelled(train),
+            validation=self._labelled(self.source_validation()),
             target=self.patches(self.target()) if adapted else None,
-            concepts=concept_names(self.index),
+            concepts=self.concepts,
         )
+
+    @property
+    def _needs_label(self) -> bool:
+        return self.params.soft_label_weight == 0
 
     def _labelled(self, rows: pd.DataFrame) -> LabelledPatches:
         return labelled_patches(self.reader, rows, self.params, features=self.features(rows))

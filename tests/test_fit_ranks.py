@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def fitted_by_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_end_with_the_weights_of_one(fitted_by_one: Path, fitted_by_two: Path, case: str) -> None:
     alone = load_file(fitted_by_one / f"{case}-0.safetensors")
     together = load_file(fitted_by_two / f"{case}-0.safetensors")
-    start = {name: value for name, value in fresh_backbone(odd_data()).state_dict().items()}
+    start = fresh_backbone(odd_data()).state_dict()
     moved = max(float((alone[f"backbone.{name}"] - value).abs().max()) for name, value in start.items())
     for name, value in alone.items():
         assert torch.allclose(together[name].float(), value.float(), atol=2e-5, rtol=1e-4), name
@@ -106,7 +107,7 @@ def test_one_process_goes_on_from_the_state_that_two_have_written(fitted_by_two:
 def test_rows_are_shared_out_whole_and_in_order() -> None:
     for n in range(7):
         rows = [list(range(n))[Ranks(rank, 3).share(n)] for rank in range(3)]
-        assert sum(rows, []) == list(range(n))
+        assert list(chain(*rows)) == list(range(n))
         assert max(map(len, rows)) - min(map(len, rows)) <= 1
 
 

@@ -18,20 +18,31 @@ def train(
     weights: Annotated[str, typer.Option(help="auto, none, or a local file; overrides the preset.")] = "",
     settings_: SetOption = None,
 ) -> None:
-    """Fit, evaluate, log to MLflow and register as challenger."""
+    """Fit, evaluate, log to MLflow and register as challenger.
+
+    Several processes share a fit: torchrun --nproc-per-node 2 -m flows train ...
+    """
     from flows.presets import assignments, train_params
 
     overrides = assignments(settings_)
     if weights:
         overrides["weights"] = weights
     params = train_params(preset, overrides)
-    folder = session.open()[1].require().dataset(dataset)
-    with session.engine("flows.training") as (settings, workspace):
-        from flows.summary import figures_text
-        from flows.training import train_flow
+    from flows import ranks
 
-        record = train_flow(str(workspace.root), folder.name, params, settings.model_name)
-        text = figures_text(Path(record["folder"]))
+    shared = session.open()[1].require()
+    folder = shared.dataset(dataset)
+    with ranks.process_group():
+        if ranks.rank() > 0:
+            from flows.network_fits import help_to_fit
+
+            return ranks.help_first(lambda message: help_to_fit(shared, params, message))
+        with session.engine("flows.training") as (settings, workspace):
+            from flows.summary import figures_text
+            from flows.training import train_flow
+
+            record = train_flow(str(workspace.root), folder.name, params, settings.model_name)
+            text = figures_text(Path(record["folder"]))
     session.emit(record, f"{text}\nrun {record['run_id']} is version {record['version']}, now challenger")
 
 
