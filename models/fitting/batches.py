@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
 from models.adaptation.methods import WITHOUT_LOSS
+from models.augmentation.style import LEAST_VARIANTS
 from models.fitting.data import FitData, LabelledPatches
 from models.fitting.frozen_prefix import EpochInputs, PatchInputs
 from models.fitting.losses import Batch, Totals, class_balance, totals_of
@@ -36,9 +37,10 @@ class Batches:
             pooled = params.unfreeze == 0
             known = features if pooled and variants == 1 else None
             options = {"pooled": pooled, "variants": variants, "seed": seed, "noise_std": params.noise}
-            return PatchInputs(patches, spec, prefix, features=known, **options)
+            return PatchInputs(patches, spec, prefix, features=known, styled="style" in params.adaptation, **options)
 
-        self._source = inputs(train.patches, params.augmentations, params.seed, train.features)
+        least = LEAST_VARIANTS if "style" in params.adaptation else 1
+        self._source = inputs(train.patches, max(params.augmentations, least), params.seed, train.features)
         self._target: PatchInputs | None = None
         if data.target is not None and set(params.adaptation) - set(WITHOUT_LOSS):
             self._target = inputs(data.target, params.augmentations, params.seed + 1)

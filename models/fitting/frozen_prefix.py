@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
 from models.augmentation.augment import Draws, augment, draw_variant
+from models.augmentation.style import Style, StyleDraws
 from models.networks.backbones import pool
 from models.networks.inputs import as_batch, axes_of, patches_a_pass, plane_count, to_images
 from models.networks.network import by_plane
@@ -35,6 +36,7 @@ class PatchInputs:
     variants: how many augmented versions of each patch; the first is the patch itself.
     features: pooled features (n, F) of the patches themselves, where they were computed before.
     noise_std: of the noise on augmented images.
+    styled: augmented patches are moved between soft and sharp kernels too (`models.augmentation.style`).
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class PatchInputs:
         seed: int,
         features: NDArray[np.floating] | None = None,
         noise_std: float = 0.0,
+        styled: bool = False,
     ) -> None:
         self._patches = patches
         self._spec = spec
@@ -57,6 +60,7 @@ class PatchInputs:
         self._seed = seed
         self._noise_std = noise_std
         self._planes = plane_count(spec)
+        self._style = Style(patches, spec, seed=seed) if styled else None
         self._cache: Tensor | None = None
         if features is not None:
             self._cache = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))[None]
@@ -86,11 +90,16 @@ class PatchInputs:
     def _images(self, index: Tensor) -> Tensor:
         return to_images(self._patches[index.numpy()], self._spec)
 
-    def _draws(self, variant: int) -> Draws:
-        return draw_variant(len(self), self._planes, seed=self._seed, variant=variant, axes=axes_of(self._spec))
+    def _draws(self, variant: int) -> tuple[Draws, StyleDraws | None]:
+        draws = draw_variant(len(self), self._planes, seed=self._seed, variant=variant, axes=axes_of(self._spec))
+        return draws, None if self._style is None else self._style.draws(variant)
 
-    def _augmented(self, index: Tensor, draws: Draws) -> Tensor:
-        return augment(self._images(index), draws.rows(index), self._noise_std)
+    def _augmented(self, index: Tensor, draws: tuple[Draws, StyleDraws | None]) -> Tensor:
+        warps, styles = draws
+        if self._style is None or styles is None:
+            return augment(self._images(index), warps.rows(index), self._noise_std)
+        patches = self._style.apply(self._patches[index.numpy()], styles.rows(index))
+        return augment(to_images(patches, self._spec), warps.rows(index), self._noise_std)
 
     def _filled_cache(self) -> Tensor:
         """(variants, n, P, C, [d,] h, w); of pooled features (variants, n, P, F), or (variants, n, F) known before."""
