@@ -101,14 +101,38 @@ def import_images_command(
 @app.command("export")
 def export_command(
     out: Annotated[Path, typer.Option(metavar="PATH", help="The .npz file, or the folder, to write.")],
-    dataset: Annotated[str, typer.Option(help="Dataset id or name; the newest by default.")] = "",
-    file_format: Annotated[str, typer.Option("--format", help="medmnist (a .npz) or monai (a datalist).")] = "medmnist",
+    what: Annotated[
+        str, typer.Argument(metavar="[VERSION|DATASET]", help="A version or alias of the model, or a dataset.")
+    ] = "",
+    dataset: Annotated[
+        str, typer.Option(help="Dataset id or name, the newest by default; of a version: compare on it.")
+    ] = "",
+    file_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Of a dataset: medmnist (a .npz, the default) or monai (a datalist). Of a version, with commas: "
+            "safetensors, pt2, onnx, openvino-fp32 (these by default), openvino-bf16, openvino-int8, or all.",
+        ),
+    ] = "",
     window: Annotated[str, typer.Option(help="HU window of the grey values, by name or as centre:width.")] = "lung",
+    verify: Annotated[bool, typer.Option("--verify", help="Only check an exported version in PATH.")] = False,
 ) -> None:
-    """Write a dataset's labelled patches as others read them."""
+    """Write a version of the model for other runtimes, or a dataset's labelled patches as others read them.
+
+    Where a version and a dataset have the same name, the version is meant; --dataset NAME alone names the dataset.
+    """
     from data_contracts.errors import UsageError
     from data_contracts.model_card import named_window
+    from flows.commands.model import export_model, verify_model
 
+    if verify:
+        return verify_model(out)
+    if what and export_model(what, out, file_format, dataset):
+        return None
+    if what and dataset:
+        raise UsageError(f"no version {what!r}", todo="Name a version, or one dataset.")
+    file_format, dataset = file_format or "medmnist", dataset or what
     if file_format not in ("medmnist", "monai"):
         raise UsageError(f"unknown format {file_format!r}", todo="Known: medmnist, monai.")
     folder = session.open()[1].require().dataset(dataset)
@@ -123,4 +147,7 @@ def export_command(
     n_unlabelled = len(reader.index) - sum(counts.values())
     record = {"dataset_id": reader.card.dataset_id, "path": str(out), "counts": counts, "n_unlabelled": n_unlabelled}
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-    session.emit(record, f"{out}: {listed}; {n_unlabelled} without a label left out")
+    session.emit(
+        record, f"dataset {reader.card.dataset_id} exported to {out}: {listed}; {n_unlabelled} without a label left out"
+    )
+    return None

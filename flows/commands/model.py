@@ -1,4 +1,4 @@
-"""train, evaluate, compare, promote, rollback, audit."""
+"""train, evaluate, compare, promote, rollback, audit; of export what concerns a version."""
 
 from __future__ import annotations
 
@@ -122,3 +122,32 @@ def audit(
     end = f"the chain of {len(records)} records holds" if verify else f"{len(records)} records"
     body = {"records": [record.model_dump(mode="json") for record in records], "verified": verify}
     session.emit(body, "\n".join([*lines, end]))
+
+
+def export_model(name: str, out: Path, forms: str, dataset: str) -> bool:
+    """`export VERSION`: whether `name` is a version; then it is written to `out`."""
+    settings, workspace = session.open()
+    workspace.require()
+    from flows.compression import export_forms, export_text, export_version, version_named
+
+    version = version_named(workspace, settings.model_name, name)
+    if version is None:
+        return False
+    card, made = export_version(
+        workspace, settings.model_name, version, out, forms=export_forms(forms), dataset=dataset
+    )
+    session.emit({"made": made, "path": str(out), **card.model_dump(mode="json")}, export_text(card, out, made))
+    return True
+
+
+def verify_model(out: Path) -> None:
+    """`export --verify`: raises where an exported version is not what was written."""
+    from models.compression.package import read_export
+
+    session.settings()
+    card = read_export(out)
+    forms = ", ".join(form.form for form in card.forms)
+    session.emit(
+        {"whole": True, "path": str(out), "version": card.version, "digest": card.digest},
+        f"{out} is whole: version {card.version} of {card.model_name} as {forms}",
+    )

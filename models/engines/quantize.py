@@ -1,12 +1,14 @@
 """int8 for the convolutions of an OpenVINO network, after training and without another package.
 
-Weights: symmetric, one scale an output channel. Activations: one range a tensor, the mean over calibration images of
-each image's smallest and largest value, moved so that zero is exact (Jacob et al. 2018, CVPR, section 2.1). The
-network keeps its float operations; FakeQuantize before each convolution lets OpenVINO run it in int8.
+Weights: symmetric, one scale an output channel, kept as int8. Activations: one range a tensor, the mean over
+calibration batches' images of each image's smallest and largest value, moved so that zero is exact (Jacob et al. 2018,
+CVPR, section 2.1). The network keeps its float operations; FakeQuantize before each convolution lets OpenVINO run it in
+int8.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,18 +16,21 @@ from numpy.typing import NDArray
 
 _CONVOLUTIONS = ("Convolution", "GroupConvolution")
 _ACTIVATION_LEVELS = 256
-_WEIGHT_LEVELS = 255
+_LARGEST_WEIGHT = 127
+#: inputs a pass where the network takes any number
+_INPUTS_A_PASS = 16
 
 
-def quantize_convolutions(openvino: Any, core: Any, model: Any, images: NDArray[np.float32]) -> None:
-    """Quantise `model` in place; `images` (n, 3, S, S) show which values its activations take."""
+def quantize_convolutions(openvino: Any, core: Any, model: Any, inputs: NDArray[np.generic]) -> None:
+    """Quantise `model` in place; `inputs` (n, ...) show which values its activations take."""
     operations = openvino.opset13
     convolutions = [node for node in model.get_ops() if node.get_type_name() in _CONVOLUTIONS]
     sources = {_name(node.input(0).get_source_output()): node.input(0).get_source_output() for node in convolutions}
-    ranges = _activation_ranges(openvino, core, model, list(sources), images)
+    ranges = _activation_ranges(openvino, core, model, list(sources), inputs)
     for name, source in sources.items():
         low, high = quantised_range(*ranges[name])
-        bounds = [operations.constant(np.full((1, 1, 1, 1), bound, dtype=np.float32)) for bound in (low, high)]
+        shape = (1,) * len(source.get_partial_shape())
+        bounds = [operations.constant(np.full(shape, bound, dtype=np.float32)) for bound in (low, high)]
         readers = [
             reader for reader in source.get_target_inputs() if reader.get_node().get_type_name() in _CONVOLUTIONS
         ]
@@ -33,16 +38,22 @@ def quantize_convolutions(openvino: Any, core: Any, model: Any, images: NDArray[
         for reader in readers:
             reader.replace_source_output(rounded.output(0))
     for node in convolutions:
-        weights = node.input(1).get_source_output()
-        values = weights.get_node().get_data()
-        # (out, in, h, w), and (groups, out, in, h, w) of grouped ones
+        values = node.input(1).get_source_output().get_node().get_data()
+        # (out, in, h, w), and (groups, out, in, h, w) of grouped ones; a volume has d before h
         axes = tuple(range(1 if node.get_type_name() == "Convolution" else 2, values.ndim))
-        largest = np.maximum(np.abs(values).max(axis=axes, keepdims=True), 1e-8).astype(np.float32)
-        bounds = [operations.constant(-largest), operations.constant(largest)]
-        node.input(1).replace_source_output(
-            operations.fake_quantize(weights, *bounds, *bounds, _WEIGHT_LEVELS).output(0)
-        )
+        rounded_weights, scale = quantised_weights(values, axes)
+        stored = operations.convert(operations.constant(rounded_weights), "f32")
+        node.input(1).replace_source_output(operations.multiply(stored, operations.constant(scale)).output(0))
     model.validate_nodes_and_infer_types()
+
+
+def quantised_weights(
+    values: NDArray[np.floating], axes: tuple[int, ...]
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """(weights in -127..127, scale of each output channel), their product next to `values`; `axes`: within a channel."""
+    largest = np.maximum(np.abs(values).max(axis=axes, keepdims=True), 1e-8)
+    scale = (largest / _LARGEST_WEIGHT).astype(np.float32)
+    return np.rint(values / scale).clip(-_LARGEST_WEIGHT, _LARGEST_WEIGHT).astype(np.int8), scale
 
 
 def quantised_range(low: float, high: float) -> tuple[float, float]:
@@ -56,30 +67,40 @@ def quantised_range(low: float, high: float) -> tuple[float, float]:
 
 
 def _activation_ranges(
-    openvino: Any, core: Any, model: Any, names: list[tuple[str, int]], images: NDArray[np.float32]
+    openvino: Any, core: Any, model: Any, names: list[tuple[str, int]], inputs: NDArray[np.generic]
 ) -> dict[tuple[str, int], tuple[float, float]]:
     operations = openvino.opset13
     probe = model.clone()
     by_name = {node.get_friendly_name(): node for node in probe.get_ops()}
-    within = operations.constant(np.array([1, 2, 3]))
-    results = [
-        operations.result(reduce(by_name[node].output(index), within))
-        for reduce in (operations.reduce_min, operations.reduce_max)
-        for node, index in names
-    ]
-    size = int(probe.input().get_partial_shape()[0].get_length())
+
+    def extreme(reduce: Any, node: str, index: int) -> Any:
+        """One value an image: over all axes but the first."""
+        output = by_name[node].output(index)
+        within = operations.constant(np.arange(1, len(output.get_partial_shape())))
+        return operations.result(reduce(output, within))
+
+    reductions = (operations.reduce_min, operations.reduce_max)
+    results = [extreme(reduce, node, index) for reduce in reductions for node, index in names]
     compiled = core.compile_model(
         openvino.Model(results, probe.get_parameters(), "ranges"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     seen: list[list[NDArray[np.float32]]] = [[] for _ in results]
-    for start in range(0, len(images), size):
-        # The last images once more where they do not fill a batch, and cut off again.
-        part = images[start : start + size]
-        outputs = compiled([np.resize(part, (size, *part.shape[1:]))])
+    for part, count in _passes(inputs, probe.input().get_partial_shape()[0]):
+        outputs = compiled([part])
         for position, values in enumerate(seen):
-            values.append(outputs[position][: len(part)].reshape(-1).copy())
+            images = outputs[position].reshape(-1)
+            values.append(images[: len(images) * count // len(part)].copy())
     means = [float(np.concatenate(values).mean()) for values in seen]
     return {name: (means[position], means[position + len(names)]) for position, name in enumerate(names)}
+
+
+def _passes(inputs: NDArray[np.generic], size: Any) -> Iterator[tuple[NDArray[np.float32], int]]:
+    """(inputs of one pass, how many of the first of them count)."""
+    fixed = 0 if size.is_dynamic else int(size.get_length())
+    for start in range(0, len(inputs), fixed or _INPUTS_A_PASS):
+        part = np.asarray(inputs[start : start + (fixed or _INPUTS_A_PASS)], dtype=np.float32)
+        # The last inputs once more where they do not fill a batch of fixed size, and cut off again.
+        yield (np.resize(part, (fixed, *part.shape[1:])) if fixed else part), len(part)
 
 
 def _name(output: Any) -> tuple[str, int]:

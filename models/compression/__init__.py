@@ -1,0 +1,1 @@
+"""Smaller and faster forms of a network: students, and files for other runtimes."""
