@@ -16,7 +16,6 @@ from models.networks.backbones import build_backbone, pool
 from models.weights import download as weights_download
 from models.weights.zoo import calibrate_batchnorm, load_weights
 
-
 #: one a family, the biggest of which take seconds to draw
 _COMPARED = (
     "densenet121", "efficientnet_b0", "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "resnet34",
@@ -66,7 +65,9 @@ def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone():
 
 
 def test_an_unknown_backbone_is_refused_with_those_there_are():
-    with pytest.raises(UsageError, match="Known: convnext_tiny, densenet121, .*medicalnet_resnet10, .*small_cnn") as no:
+    with pytest.raises(
+        UsageError, match=r"Known: convnext_tiny, .*medicalnet_resnet10, .*small_cnn"
+    ) as no:
         build_backbone("vgg15", seed=0)
     assert "\n" not in no.value.line()
 
@@ -93,7 +94,7 @@ def test_a_small_network_is_built_from_nothing_and_says_that_nobody_publishes_it
     backbone = build_backbone("small_cnn", seed=0)
     assert sum(parameter.numel() for parameter in backbone.parameters()) < 500_000
     assert backbone(torch.randn(2, 3, 32, 32)).shape == (2, backbone.n_features)
-    with pytest.raises(WeightsError, match="nobody publishes weights of small_cnn.*weights=none"):
+    with pytest.raises(WeightsError, match=r"nobody publishes weights of small_cnn.*weights=none"):
         load_weights(backbone, "auto")
 
 

@@ -106,7 +106,7 @@ def test_gradients_reach_every_weight(kind):
 
 
 def test_a_network_without_three_views_is_refused_in_one_line():
-    with pytest.raises(UsageError, match="no three views.*volumetric=i3d") as refusal:
+    with pytest.raises(UsageError, match=r"no three views.*volumetric=i3d") as refusal:
         inflated(build_backbone("convnext_tiny", seed=0), "acs")
     assert "\n" not in refusal.value.line()
 
