@@ -8,6 +8,7 @@ import torch
 from narrow_fit import SPEC, blobs, fresh_backbone, narrow_data, params, weights_of
 
 from data_contracts.errors import NoduleflowError, NothingUsableError, UsageError
+from data_contracts.params.training import ADAPTATION_METHODS
 from models.fitting import precision as fit_precision
 from models.fitting.data import FitData, LabelledPatches
 from models.fitting.fit import fit_classifier
@@ -55,9 +56,10 @@ class KilledError(Exception):
         {"unfreeze": 1},
         {"unfreeze": 5, "batchnorm": "adaptive"},
         {"unfreeze": 1, "adaptation": "dann"},
+        *({"unfreeze": 5, "batchnorm": "adaptive", "adaptation": name} for name in ADAPTATION_METHODS),
         {"unfreeze": 5, "batchnorm": "adaptive", "precision": "bf16", "noise": 0.1},
     ],
-    ids=["last stage", "all stages", "dann", "all stages in bf16 with noise"],
+    ids=["last stage", "all stages", "dann of the last stage", *ADAPTATION_METHODS, "all stages in bf16 with noise"],
 )
 def test_a_fit_killed_after_any_epoch_ends_with_the_same_weights(data, tmp_path, changes):
     chosen = params(**changes, epochs=4)

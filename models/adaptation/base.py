@@ -16,11 +16,13 @@ class DomainOutputs:
     inputs: what the learning stages saw, (B * P, C, h, w), or features (B, F).
     representation: (B, F), what an adversary looks at.
     logit: (B,), of malignant.
+    weights: (B,), how much each patch counts where its label is learned; alike where None.
     """
 
     inputs: Tensor
     representation: Tensor
     logit: Tensor
+    weights: Tensor | None = None
 
 
 class Adaptation(nn.Module):

@@ -6,6 +6,10 @@ from data_contracts.errors import UsageError
 from data_contracts.params import TrainParams
 from models.adaptation.adversary import DomainAdversarial
 from models.adaptation.base import Adaptation
+from models.adaptation.conditional import ConditionalAdversarial
+from models.adaptation.confusion import MinimumClassConfusion
+from models.adaptation.coral import DeepCoral
+from models.adaptation.mutual import MutualTraining
 from models.networks.network import Head, Trunk
 
 #: methods that are no loss: another set of statistics, another augmentation
@@ -26,7 +30,16 @@ def build_adaptation(trunk: Trunk, head: Head, n_patches: int, params: TrainPara
         raise UsageError("one network learns one adaptation", where=", ".join(params.adaptation))
     if not params.adaptation or params.adaptation[0] in WITHOUT_LOSS:
         return None
-    method = params.adaptation[0]
+    method, gamma = params.adaptation[0], params.adaptation_gamma
+    if method == "coral":
+        return DeepCoral()
     if method == "dann":
-        return DomainAdversarial(head.width, n_patches, params.adaptation_gamma)
+        return DomainAdversarial(head.width, n_patches, gamma)
+    if method in ("cdan", "cdan-e"):
+        return ConditionalAdversarial(head.width, n_patches, gamma, entropy=method == "cdan-e")
+    if method == "mcc":
+        return MinimumClassConfusion()
+    if method == "mutual":
+        frozen = params.batchnorm == "frozen"
+        return MutualTraining(trunk, head, gamma, frozen=frozen, statistics_from=params.batchnorm_domain)
     raise UsageError(f"unknown adaptation {method!r}")

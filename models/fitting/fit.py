@@ -17,6 +17,8 @@ from data_contracts.errors import NoduleflowError, UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
 from data_contracts.records import digest_of
+from models.adaptation.methods import WITHOUT_LOSS
+from models.adaptation.statistics import adapt_to_patches
 from models.engines.heap import give_back, keep_heap
 from models.fitting.batches import Batches
 from models.fitting.data import FitData
@@ -67,7 +69,8 @@ def fit_classifier(
     The weights of the epoch with the best validation AUC (loss, where a class is rare) are kept and
     the fit stops after `params.patience` epochs without a better one. With adaptation the last epoch
     is kept: labels of the source say nothing on how far the target has been aligned, and the
-    schedule lambda(p) needs its whole length.
+    schedule lambda(p) needs its whole length. AdaBN learns what source-only learns, then every BatchNorm layer gets
+    the target's statistics: the source is to be judged by the network with its own.
 
     In a process group of torch (`torchrun`) the ranks share every batch and end with the same weights as one process,
     but for rounding; a backbone that drops paths at random (efficientnet) draws them by rank. They must see the same
@@ -93,7 +96,10 @@ def fit_classifier(
     keep_heap()
     try:
         with threads(params.threads), deterministic(params.deterministic):
-            return _Fit(data, params, spec, backbone, state_dir, state_every_s).run(on_epoch)
+            result = _Fit(data, params, spec, backbone, state_dir, state_every_s).run(on_epoch)
+            if "adabn" in params.adaptation:
+                adapt_to_patches(result.network, data.target, spec)
+            return result
     finally:
         give_back()
 
@@ -112,7 +118,7 @@ def _check_adaptation(data: FitData, params: TrainParams) -> None:
             f"adaptation {params.adaptation[0]!r} needs unlabelled patches of a target site",
             todo="Set target_site, or adaptation=none.",
         )
-    if params.unfreeze == 0 and params.head == "linear":
+    if params.unfreeze == 0 and params.head == "linear" and params.adaptation[0] not in WITHOUT_LOSS:
         raise UsageError("nothing can adapt: a linear head on frozen features", todo="Set unfreeze=1 or head=mlp.")
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from data_contracts.params import TrainParams
 from models.adaptation.methods import build_adaptation
+from models.adaptation.statistics import held_statistics
 from models.fitting.ranks import BATCHNORM, Ranks
 from models.networks.network import NoduleNetwork, Trunk
 
@@ -60,26 +58,13 @@ class Learner(nn.Module):
 
     def source_features(self, inputs: Tensor) -> Tensor:
         """`features` of source patches; statistics that are the target's alone do not move."""
-        with self._statistics(moving=self.adaptation is None or self.statistics_from != "target"):
+        with held_statistics(self.trunk, held=self.adaptation is not None and self.statistics_from == "target"):
             return self.features(inputs)
 
     def target_features(self, inputs: Tensor) -> Tensor:
         """`features` of target patches; statistics that are the source's alone do not move."""
-        with self._statistics(moving=self.statistics_from != "source"):
+        with held_statistics(self.trunk, held=self.statistics_from == "source"):
             return self.features(inputs)
-
-    @contextmanager
-    def _statistics(self, *, moving: bool) -> Iterator[None]:
-        """Running averages stay as they are inside the block unless they are `moving`."""
-        held = [] if moving else [module for module in self.trunk.modules() if isinstance(module, BATCHNORM)]
-        before = [module.momentum for module in held]
-        for module in held:
-            module.momentum = 0.0
-        try:
-            yield
-        finally:
-            for module, momentum in zip(held, before, strict=True):
-                module.momentum = momentum
 
     def kept_state(self) -> dict[str, Tensor]:
         """A copy of what the network keeps: all but the adaptation."""

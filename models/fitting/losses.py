@@ -105,7 +105,7 @@ def batch_losses(
     if learner.adaptation is None or batch.target_inputs is None:
         return Losses(total, float(classification.detach()), read)
     target_representation = learner.head.represent(learner.target_features(batch.target_inputs))
-    source = DomainOutputs(batch.inputs, representation, logit)
+    source = DomainOutputs(batch.inputs, representation, logit, batch.weights)
     target = DomainOutputs(batch.target_inputs, target_representation, learner.head.classify(target_representation))
     loss, figures = learner.adaptation(source, target, batch.targets, progress)
     loss = loss / totals.batches

@@ -28,8 +28,10 @@ def parameter_groups(learner: Learner, params: TrainParams) -> list[dict[str, ob
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in learner.named_parameters():
         rate = params.lr_head
-        if name.startswith("trunk.stages."):
-            stage = int(name.split(".")[2])
+        # The stages of a second network (mutual training) learn as those of the first.
+        place = name.removeprefix("adaptation.")
+        if place.startswith("trunk.stages."):
+            stage = int(place.split(".")[2])
             rate = params.lr_backbone * params.lr_decay ** (last - stage)
         decay = params.weight_decay if parameter.ndim > 1 else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
