@@ -21,12 +21,13 @@ from data_contracts.series import Rejection
 from pipeline.cohort.dataset import assemble_dataset, dataset_id_of, finished_dataset
 from pipeline.cohort.image_files import ImageRefusedError, read_image
 from pipeline.cohort.image_folders import ClassFolders, ImageFile, RefusedFile, scan_class_folders
+from pipeline.cohort.image_pixels import PixelFile
 from pipeline.cohort.patient_table import PatientTable, read_patient_table
 from pipeline.cohort.split import split_of, split_patients
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 
 #: Patches of a shard together, so that a dataset of large images is written in as little memory as one of small ones.
-_SHARD_BYTES = 64 * 2**20
+_SHARD_BYTES = 32 * 2**20
 NO_PATIENTS = (
     "NO PATIENT IS KNOWN: every image counts as a patient of its own, so images of one patient may be in training and "
     "in test, and every held-out figure may be too good. Name the patients with --patients TABLE"
@@ -127,8 +128,8 @@ class _Import:
         self._pseudonymizer = pseudonymizer
         self._on_refused = on_refused
         self._digests: dict[str, str] = {}
-        self._deep_range: tuple[float, float] | None = None
-        self._n_deep = 0
+        self.greys = (0.0, 255.0)
+        self.n_deep = 0
 
     def digest(self, file: ImageFile) -> str:
         """sha256 of a file's bytes, or "" where it cannot be read; once more when it is decoded tells of a change."""
@@ -143,9 +144,8 @@ class _Import:
         for item in self._found.refused:
             self._refuse(item)
         rows: list[dict[str, object]] = []
-        size, channels = self._images.size_px, 1 if self._images.channels == "grey" else 3
-        coloured = False
-        with (scratch / "plain.raw").open("wb") as plain, (scratch / "deep.raw").open("wb") as deep:
+        pixels = PixelFile(scratch, self._images.size_px)
+        with pixels:
             for number, file in enumerate(self._found.files):
                 try:
                     if table is not None and not table.known[number]:
@@ -154,25 +154,19 @@ class _Import:
                 except ImageRefusedError as error:
                     self._refuse(RefusedFile(file.relative, error.reason, error.detail))
                     continue
-                coloured |= image.coloured
-                stored = np.zeros((channels, size, size), np.uint8) if image.plain is None else image.plain
-                plain.write(np.ascontiguousarray(stored).tobytes())
-                if image.deep is not None:
-                    self._note_range(image.deep)
-                    deep.write(image.deep.tobytes())
-                rows.append(self._row(number, file, image.padded, image.deep is not None))
+                pixels.append(image)
+                rows.append(self._row(number, file, image.padded))
         if not rows:
             raise NothingUsableError(
                 f"no usable image among {len(self.refused)} files and folders",
                 todo="rejected.parquet lists each with its reason. Wanted: DIR/<class>/*.png, .jpg or .tif.",
             )
-        patches = np.memmap(scratch / "plain.raw", np.uint8, "r+", shape=(len(rows), channels, size, size))
-        self._fill_deep(rows, patches, scratch / "deep.raw")
-        if self._images.channels == "auto" and not coloured:
-            patches = patches[:, :1]
-        for row, patch in zip(rows, patches, strict=True):
-            row["pixels"] = hashlib.sha256(np.ascontiguousarray(patch).tobytes()).hexdigest()
-        return pd.DataFrame(rows), patches
+        if pixels.n_deep:
+            self.greys = self._stated_greys() or pixels.deep_range
+            pixels.fill_deep(*self.greys)
+        self.n_deep = pixels.n_deep
+        three = pixels.coloured if self._images.channels == "auto" else self._images.channels == "rgb"
+        return pd.DataFrame(rows).assign(pixels=pixels.digests), pixels.mapped(3 if three else 1)
 
     def _bytes(self, file: ImageFile) -> bytes:
         try:
@@ -183,7 +177,7 @@ class _Import:
             raise ImageRefusedError(ReasonCode.UNREADABLE, "changed while it was read")
         return body
 
-    def _row(self, number: int, file: ImageFile, padded: bool, deep: bool) -> dict[str, object]:
+    def _row(self, number: int, file: ImageFile, padded: bool) -> dict[str, object]:
         relative = file.relative.encode("utf-8", "surrogateescape")
         patch_id = hashlib.sha256(b"noduleflow import image\0" + relative).hexdigest()[:16]
         return {
@@ -196,30 +190,11 @@ class _Import:
             "label_soft": np.nan,
             "n_readers": 0,
             "padded": padded,
-            "deep": deep,
         }
 
-    def _note_range(self, values: NDArray[np.float32]) -> None:
-        low, high = float(np.nanmin(values)), float(np.nanmax(values))
-        before = self._deep_range or (low, high)
-        self._deep_range = min(before[0], low), max(before[1], high)
-        self._n_deep += 1
-
-    def _greys(self) -> tuple[float, float]:
-        if self._images.grey_low is not None and self._images.grey_high is not None:
-            return self._images.grey_low, self._images.grey_high
-        assert self._deep_range is not None
-        return self._deep_range
-
-    def _fill_deep(self, rows: list[dict[str, object]], patches: NDArray[np.uint8], path: Path) -> None:
-        if not self._n_deep:
-            return
-        low, high = self._greys()
-        values = np.memmap(path, np.float32, "r", shape=(self._n_deep, *patches.shape[2:]))
-        place = [number for number, row in enumerate(rows) if row["deep"]]
-        for number, deep in zip(place, values, strict=True):
-            grey = np.rint((deep.astype(np.float64) - low) * (255 / max(high - low, 1e-12)))
-            patches[number] = np.nan_to_num(np.clip(grey, 0, 255), nan=0.0).astype(np.uint8)
+    def _stated_greys(self) -> tuple[float, float] | None:
+        low, high = self._images.grey_low, self._images.grey_high
+        return None if low is None or high is None else (low, high)
 
     def _refuse(self, item: RefusedFile) -> None:
         rejection = Rejection(path=self._pseudonymizer.path(item.relative), reason=item.reason, detail=item.detail)
@@ -231,10 +206,10 @@ class _Import:
         found = []
         if self.refused:
             found.append(f"{len(self.refused)} files or folders were refused; rejected.parquet has their reasons")
-        if self._n_deep:
-            low, high = self._greys()
-            found.append(f"{self._n_deep} images are deeper than 8 bits: {low:g} became 0 and {high:g} became 255")
-        if 0 < self._n_deep < len(rows):
+        if self.n_deep:
+            low, high = self.greys
+            found.append(f"{self.n_deep} images are deeper than 8 bits: {low:g} became 0 and {high:g} became 255")
+        if 0 < self.n_deep < len(rows):
             found.append("images of 8 bits and deeper ones stand side by side: their greys may mean different things")
         if table is not None and table.n_unused:
             found.append(f"{table.n_unused} rows of the table of patients name no image of the folder")
@@ -267,4 +242,3 @@ def _add_patients(
         inner = SplitParams(train=rest, validation=(1 - rest) / 2, salt=split.salt)
         moved = [split_of(key, inner) is not Split.TRAIN for key in rows["patient_key"]]
         rows.loc[np.array(moved) & (rows["split"] == Split.TRAIN.value), "split"] = Split.VALIDATION.value
-    rows.drop(columns="deep", inplace=True)
