@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
@@ -33,6 +34,7 @@ from models.networks.backbones import Backbone
 from models.networks.inputs import input_spec
 from models.networks.network import NetworkPlan, NoduleNetwork, build_network
 from models.predict import logits_of_features, predict_logits, represented
+from pipeline.scoring.shift.evidence import NetworkOutputs
 
 SOURCE_ONLY = "source-only"
 #: J = J_source + beta J_target, with labels of both sites
@@ -89,15 +91,23 @@ def fit_network(
         table = "" if feature_table is None else str(feature_table)
         announce({"run_id": run_id, "dataset_id": dataset_id, "name": name, "feature_table": table})
         with stage(f"fit {name}", params.epochs) as progress:
-            result = _fitted(folder, cohort, params, name, lambda epoch: progress.advance(_epoch_line(epoch)))
+            # A fit that goes on starts where it was.
+            result = _fitted(
+                folder,
+                cohort,
+                params,
+                name,
+                lambda epoch: progress.advance(_epoch_line(epoch), epoch.epoch + 1 - progress.done),
+            )
         say(f"fit {name}: learned in {result.precision}")
         network, history = result.network, [asdict(epoch) for epoch in result.history]
         facts = {"best_epoch": result.best_epoch, "precision": result.precision}
     facts["sha256"] = save_network(folder, network)
     write_bytes_atomic(folder / _FACTS, json.dumps(facts).encode())
-    _write_represented(folder, network, cohort, params)
+    at_source = _as_the_source_is_seen(network, cohort, params, name)
+    _write_represented(folder, network, at_source, cohort, params)
     write_bytes_atomic(folder / "history.json", json.dumps(history).encode())
-    logits = _logits_of_parts(network, cohort, params, cached=name != ADABN)
+    logits = _logits_of_parts(network, at_source, cohort, params, cached=name != ADABN)
     with atomic_path(folder / "logits.parquet") as temporary:  # last: with it the network is done
         logits.to_parquet(temporary, index=False)
     shutil.rmtree(folder / "state", ignore_errors=True)
@@ -155,6 +165,24 @@ def _with_target_statistics(source_only: Path, cohort: TrainingCohort, params: T
     return network
 
 
+def _as_the_source_is_seen(
+    network: NoduleNetwork, cohort: TrainingCohort, params: TrainParams, name: str
+) -> NoduleNetwork:
+    """The network that looks at source validation: itself, or with the source's statistics where its own are the
+    target's alone.
+
+    Calibration and thresholds are frozen there. Through the target's statistics the source looks shifted the other way
+    round, and what is frozen would be wrong on the target by as much.
+    """
+    adapted = name not in (SOURCE_ONLY, JOINT)
+    learned_there = adapted and params.batchnorm == "adaptive" and params.batchnorm_domain == "target"
+    if name != ADABN and not learned_there:
+        return network
+    at_source = copy.deepcopy(network)
+    adapt_to_patches(at_source, cohort.patches(cohort.train()), input_spec(cohort.reader.card, params))
+    return at_source
+
+
 def fitted_sha256(folder: Path) -> str:
     """The sha256 that the weights of a fitted network had when they were written."""
     return str(json.loads((folder / _FACTS).read_text())["sha256"])
@@ -166,31 +194,37 @@ def forget_weights(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _write_represented(folder: Path, network: NoduleNetwork, cohort: TrainingCohort, params: TrainParams) -> None:
+def _write_represented(
+    folder: Path, network: NoduleNetwork, at_source: NoduleNetwork, cohort: TrainingCohort, params: TrainParams
+) -> None:
     """What the gate of an adaptation looks at: representations of training, validation and target patches."""
     if not params.adaptation:
         return
     spec = input_spec(cohort.reader.card, params)
-    parts = {"train": cohort.train(), "validation": cohort.validation(), "target": cohort.target()}
-    content = save({part: represented(network, cohort.patches(rows), spec) for part, rows in parts.items()})
+    parts = {
+        "train": (at_source, cohort.train()),
+        "validation": (at_source, cohort.validation()),
+        "target": (network, cohort.target()),
+    }
+    content = save({part: represented(seen_by, cohort.patches(rows), spec) for part, (seen_by, rows) in parts.items()})
     write_bytes_atomic(folder / REPRESENTED_FILE, content)
 
 
 def _logits_of_parts(
-    network: NoduleNetwork, cohort: TrainingCohort, params: TrainParams, *, cached: bool
+    network: NoduleNetwork, at_source: NoduleNetwork, cohort: TrainingCohort, params: TrainParams, *, cached: bool
 ) -> pd.DataFrame:
     """patch_id, part, logit of validation, test and target; `cached`: features of the first backbone still hold."""
     spec = input_spec(cohort.reader.card, params)
-    parts = {"validation": cohort.validation(), "test": cohort.test()}
+    parts = {"validation": (at_source, cohort.validation()), "test": (network, cohort.test())}
     if params.target_site:
-        parts["target"] = cohort.target()
+        parts["target"] = (network, cohort.target())
     tables = []
-    for part, rows in parts.items():
+    for part, (seen_by, rows) in parts.items():
         features = cohort.features(rows) if params.views == 1 and cached else None
         if features is None:
-            logits = predict_logits(network, cohort.patches(rows), spec)
+            logits = predict_logits(seen_by, cohort.patches(rows), spec)
         else:
-            logits = logits_of_features(network, features)
+            logits = logits_of_features(seen_by, features)
         tables.append(pd.DataFrame({"patch_id": list(rows["patch_id"]), "part": part, "logit": logits}))
     return pd.concat(tables, ignore_index=True)
 
@@ -200,6 +234,20 @@ def logits_of(folder: Path, part: str, rows: pd.DataFrame) -> np.ndarray:
     table = pd.read_parquet(folder / "logits.parquet")
     table = table[table["part"] == part].set_index("patch_id")["logit"]
     return table.loc[list(rows["patch_id"])].to_numpy(dtype=np.float64)
+
+
+def outputs_for_gate(folder: Path, cohort: TrainingCohort) -> NetworkOutputs:
+    """What the network in `folder` says of source validation and of the target, representations where they are kept."""
+    logits = [logits_of(folder, part, rows) for part, rows in _gate_parts(cohort)]
+    path = folder / REPRESENTED_FILE
+    if not path.is_file():
+        return NetworkOutputs(*logits)
+    vectors = load(path.read_bytes())
+    return NetworkOutputs(*logits, *(vectors[part] for part, _ in _gate_parts(cohort)))
+
+
+def _gate_parts(cohort: TrainingCohort) -> tuple[tuple[str, pd.DataFrame], ...]:
+    return ("validation", cohort.validation()), ("target", cohort.target())
 
 
 def _epoch_line(epoch: EpochRecord) -> str:

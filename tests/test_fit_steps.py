@@ -149,3 +149,20 @@ def test_an_operation_that_is_refused_is_named_in_one_line() -> None:
         fit_classifier(data, params(unfreeze=1, deterministic=True), SPEC, backbone)
     assert "\n" not in str(found.value)
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("part", ["now", "best"])
+def test_a_saved_state_in_which_one_bit_has_changed_is_not_taken_up(tmp_path, part) -> None:
+    data = narrow_data()
+    chosen = params(unfreeze=0, epochs=2)
+    first = fit_classifier(data, chosen, SPEC, fresh_backbone(data), state_dir=tmp_path)
+    (path,) = tmp_path.glob(f"{part}-*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    seen: list[int] = []
+    again = fit_classifier(
+        data, chosen, SPEC, fresh_backbone(data), state_dir=tmp_path, on_epoch=lambda record: seen.append(record.epoch)
+    )
+    assert seen == [0, 1]
+    assert all(torch.equal(value, weights_of(first)[name]) for name, value in weights_of(again).items())

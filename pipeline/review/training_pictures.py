@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 _BLUE, _ORANGE, _GREY, _GREEN = "#1f5fa8", "#d1711b", "#777777", "#3a7d44"
@@ -95,5 +94,5 @@ def _line(axes: Any, epochs: Sequence[Mapping[str, Any]], values: list[float | N
 
 def _png(figure: Figure) -> bytes:
     stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi="figure", metadata={"Software": None})
     return stream.getvalue()
