@@ -1,4 +1,4 @@
-"""Export: a registered version written for other runtimes, each form beside the float32 network on held-out patients."""
+"""Export: a version written for other runtimes, each form beside the float32 network on held-out patients."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ class _Subject:
         of_probability = float(np.abs(outputs[:, 1] - self.reference[:, 1]).max())
         if max(difference, of_probability) > tolerance:
             raise WeightsError(
-                f"{form} gives other logits than the network, by up to {difference:.2g} where {tolerance:.2g} is allowed",
+                f"{form} differs from the network by up to {difference:.2g} of a logit, {tolerance:.2g} is allowed",
                 todo="It was not written; leave this form out with --format.",
             )
         return difference, tolerance

@@ -50,7 +50,10 @@ def quantize_convolutions(openvino: Any, core: Any, model: Any, inputs: NDArray[
 def quantised_weights(
     values: NDArray[np.floating], axes: tuple[int, ...]
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """(weights in -127..127, scale of each output channel), their product next to `values`; `axes`: within a channel."""
+    """Weights in -127..127 and a scale for each output channel, whose product is next to `values`.
+
+    axes: those within a channel.
+    """
     largest = np.maximum(np.abs(values).max(axis=axes, keepdims=True), 1e-8)
     scale = (largest / _LARGEST_WEIGHT).astype(np.float32)
     return np.rint(values / scale).clip(-_LARGEST_WEIGHT, _LARGEST_WEIGHT).astype(np.int8), scale
