@@ -28,6 +28,8 @@ class Finding(Record):
 
     lps_mm: centre in the patient (LPS); slice_number: 1-based, in order of the volume's k axis.
     probability: calibrated; None where the network could not be asked (`note` says why).
+    concepts: what the network reads out beside malignancy, in the concept's own unit; predictions, unlike `ratings`.
+    explanation: what stands below the map, or in its place; empty where no map was asked for.
     key_images: files beside the report.
     """
 
@@ -44,6 +46,8 @@ class Finding(Record):
     probability_image_only: float | None = None
     n_readers: int = 0
     ratings: dict[str, float] = {}
+    concepts: dict[str, float] = {}
+    explanation: str = ""
     source: str
     padded: bool = False
     key_images: tuple[str, ...] = ()

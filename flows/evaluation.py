@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from prefect import flow
 
+from data_contracts.concepts import CONCEPT_TABLE, CONCEPTS_FILE
 from data_contracts.errors import NothingUsableError
 from data_contracts.evaluation import AdaptationDecision, Figure
 from data_contracts.manifest import Split
@@ -18,6 +19,7 @@ from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import EvaluateParams, TrainParams
 from data_contracts.predictions import PREDICTION_TABLE
 from data_contracts.records import write_bytes_atomic
+from flows.concepts import concept_table, concepts_in_own_units
 from flows.engine import step
 from flows.labelled import patches_of
 from flows.registry import Registry
@@ -26,6 +28,7 @@ from models.predict import Predictor
 from pipeline.cohort.dataset import PatchReader
 from pipeline.review.evaluation_page import render_evaluation
 from pipeline.scoring.compare import compare_paired
+from pipeline.scoring.concepts import concept_figures
 from pipeline.scoring.evaluation import build_report
 from pipeline.scoring.fusion import apply_calibration
 
@@ -48,8 +51,9 @@ def write_evaluation(
     baseline_thresholds: Mapping[str, Mapping[str, float]] | None = None,
     alternatives: Mapping[str, pd.DataFrame] | None = None,
     adaptation: AdaptationDecision | None = None,
+    concepts: pd.DataFrame | None = None,
 ) -> None:
-    """predictions.parquet, evaluation.json and report.html of one network on one held-out set."""
+    """predictions.parquet, concepts.parquet, evaluation.json and report.html of one network on one held-out set."""
     report = build_report(
         predictions,
         run_id=card.run_id,
@@ -65,6 +69,9 @@ def write_evaluation(
         baseline_thresholds=baseline_thresholds,
         warnings=card.warnings,
     )
+    if concepts is not None:
+        report = report.model_copy(update={"concepts": concept_figures(concepts, params)})
+        CONCEPT_TABLE.write(folder / CONCEPTS_FILE, concepts)
     PREDICTION_TABLE.write(folder / "predictions.parquet", predictions)
     write_bytes_atomic(folder / "report.html", render_evaluation(report, predictions).encode())
     report.write(folder / "evaluation.json")
@@ -80,7 +87,8 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
     if rows.empty:
         raise NothingUsableError("the dataset has no held-out patients", where=dataset_dir.name)
     cut = TrainParams(common_spacing_mm=card.training.get("common_spacing_mm", 0.0))
-    logits = Predictor.load(run_folder).logits(patches_of(reader, rows, cut))
+    predictor, patches = Predictor.load(run_folder), patches_of(reader, rows, cut)
+    logits = predictor.logits(patches)
     warnings = tuple(dict.fromkeys((*card.warnings, *reader.card.warnings)))
     used = card.model_copy(update={"dataset_id": dataset_dir.name, "warnings": warnings})
     folder = workspace.root / "evaluations" / f"{card.run_id}-{dataset_dir.name}"
@@ -90,6 +98,7 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
         used,
         protocol="held-out patients of the dataset; thresholds and calibration as registered",
         params=EvaluateParams(),
+        concepts=concept_table(concepts_in_own_units(predictor.network, patches, card), rows),
     )
     return folder
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_contracts.concepts import DIAMETER_RANGE_MM, LOG_DIAMETER
 from data_contracts.errors import UsageError
 from data_contracts.nodules import RATINGS
 from data_contracts.params import TrainParams
@@ -17,10 +18,6 @@ from pipeline.cohort.dataset import PatchReader
 
 #: from this number of readers on a nodule counts fully; below, in proportion (only with a soft-label term)
 _FULL_READERS = 3
-#: the concept that is not a rating
-LOG_DIAMETER = "log_diameter"
-#: diameters that become 0 and 1 as an auxiliary target, on a logarithmic scale
-_DIAMETER_RANGE_MM = (3.0, 50.0)
 
 
 def patches_of(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> NDArray[np.generic]:
@@ -76,7 +73,7 @@ def learned_concepts(rows: pd.DataFrame, params: TrainParams) -> tuple[str, ...]
 
 def concept_targets(rows: pd.DataFrame) -> NDArray[np.float64]:
     """(n, k) in 0..1: log-diameter and the readers' mean ratings other than malignancy; NaN where unknown."""
-    low, high = (math.log(value) for value in _DIAMETER_RANGE_MM)
+    low, high = (math.log(value) for value in DIAMETER_RANGE_MM)
     columns = [np.clip((np.log(floats(rows["diameter_mm"])) - low) / (high - low), 0, 1)]
     columns += [(floats(rows[name]) - 1) / (RATINGS[name] - 1) for name in concept_names(rows)[1:]]
     return np.stack(columns, axis=1)

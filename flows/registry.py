@@ -49,6 +49,11 @@ class Registry:
             self.client.set_registered_model_alias(self.model_name, CHALLENGER, str(version.version))
         return str(version.version)
 
+    def attach(self, run_id: str, file: Path) -> None:
+        """Log a file to the tracked run of a run of the workspace, where there is one."""
+        if (found := tracking.find_run(self.client, run_id)) is not None:
+            self.client.log_artifact(str(found.info.run_id), str(file))
+
     def versions(self) -> list[object]:
         """All versions of the model, oldest first."""
         found = self.client.search_model_versions(f"name='{self.model_name}'")

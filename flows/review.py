@@ -19,9 +19,11 @@ from data_contracts.records import digest_of, write_bytes_atomic
 from data_contracts.review import Finding, SeriesSummary, StudyReview
 from data_contracts.series import SeriesRecord
 from data_contracts.volume import CTVolume
+from flows.concepts import concepts_in_own_units
 from flows.engine import step
 from flows.progress import stage
 from flows.registry import CHAMPION, Registry
+from flows.review_maps import MapVerdict, map_pictures, map_verdict
 from flows.series_choice import remembered_preference, to_be_read
 from flows.sources import existing_sources
 from flows.workspace import Workspace
@@ -71,6 +73,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     segmenter = _lung_segmenter(workspace, params)
     images: dict[str, bytes] = {}
     findings: list[Finding] = []
+    maps = map_verdict(run_folder, card, number, params)
     annotated = {str(key) for key in nodules["series_key"]}
     for record in to_be_read(records, annotated, remembered_preference(workspace.preference_file)):
         rows = nodules_by_consensus(nodules[nodules["series_key"] == record.series_key], LabelParams())
@@ -79,7 +82,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
         if predictor is None or rows.empty:
             continue
         volume = read_nifti(workspace.root / record.volume_path)
-        found, pictures = _findings(volume, record, rows, predictor, segment_lungs(volume, segmenter), params)
+        found, pictures = _findings(volume, record, rows, predictor, segment_lungs(volume, segmenter), maps, params)
         findings += found
         images |= pictures
     findings.sort(key=lambda finding: -(finding.probability or 0.0))
@@ -117,6 +120,7 @@ def _findings(
     rows: pd.DataFrame,
     predictor: Predictor,
     lungs: LungMask,
+    maps: MapVerdict,
     params: ReviewParams,
 ) -> tuple[list[Finding], dict[str, bytes]]:
     card = predictor.card
@@ -124,11 +128,14 @@ def _findings(
     centers = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
     cut = [extract_patch(volume, center, patch_params) for center in centers]
     diameters = rows["diameter_mm"].to_numpy(dtype=np.float64)
-    scores = apply_calibration(card.calibration, predictor.logits(np.stack([patch for patch, _ in cut])), diameters)
+    patches = np.stack([patch for patch, _ in cut])
+    scores = apply_calibration(card.calibration, predictor.logits(patches), diameters)
+    concepts = concepts_in_own_units(predictor.network, patches, card)
+    looked = map_pictures(maps, predictor, patches, volume, centers)
     findings, images = [], {}
     for number, row in enumerate(rows.to_dict("records")):
         finding_id = digest_of([record.series_key, row["nodule_id"]], length=8)
-        pictures = render_key_images(volume, centers[number], diameters[number], params)
+        pictures = {**render_key_images(volume, centers[number], diameters[number], params), **looked[number]}
         named = {f"key-{finding_id}-{name}.png": content for name, content in pictures.items()}
         images |= named
         k, j, i = (float(value) for value in volume.to_kji(centers[number]))
@@ -148,6 +155,8 @@ def _findings(
                 probability_image_only=_known(scores["score_image"][number]),
                 n_readers=int(row["n_readers"]),
                 ratings={name: float(row[name]) for name in RATINGS if pd.notna(row.get(name))},
+                concepts={name: float(values[number]) for name, values in concepts.items()},
+                explanation=maps.sentence,
                 source=str(row["source"]),
                 padded=bool(cut[number][1]),
                 key_images=tuple(named),

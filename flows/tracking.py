@@ -24,6 +24,7 @@ _ARTIFACTS = (
     "report.html",
     "model_card.json",
     "predictions.parquet",
+    "concepts.parquet",
     "checkpoint.safetensors",
     "confusion.png",
     "learning-curves.png",
@@ -95,7 +96,8 @@ def log_run(workspace: Workspace, run_id: str, history: dict[str, list[dict[str,
     for name, value in json.loads((folder / "environment.json").read_text()).items():
         client.set_tag(mlflow_id, f"noduleflow.environment.{name}", str(value))
     for name in _ARTIFACTS:
-        client.log_artifact(mlflow_id, str(folder / name))
+        if (folder / name).exists():  # a network without concepts has no table of them
+            client.log_artifact(mlflow_id, str(folder / name))
     client.set_tag(mlflow_id, MODEL_URI_TAG, _log_serving_model(mlflow_id, folder, card, mlflow))
     client.set_tag(mlflow_id, "noduleflow.logged", "complete")
     client.set_terminated(mlflow_id, "FINISHED")

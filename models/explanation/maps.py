@@ -24,9 +24,9 @@ from models.networks.network import NoduleNetwork
 MapMethod = Literal["grad-cam", "occlusion"]
 #: a map of fewer cells a side than this says no more than "in the middle" or "at the rim"
 LEAST_CELLS = 7
-#: side of what is covered at a time, as a part of the plane's
-_OCCLUDED_SHARE = 0.2
-_OCCLUDED_OVERLAP = 0.6
+#: side of what is covered at a time, as a part of the plane's or volume's, and how far neighbours overlap: some 120
+#: places of a plane, 340 of a volume
+_OCCLUDED = {2: (0.2, 0.6), 3: (0.25, 0.5)}
 #: images a pass of the occlusion
 _BATCH = 16
 
@@ -91,7 +91,8 @@ def occlusion(network: NoduleNetwork, images: Tensor) -> NDArray[np.float32]:
     from monai.visualize import OcclusionSensitivity
 
     network = network.eval()
-    side = [max(round(size * _OCCLUDED_SHARE), 2) for size in images.shape[3:]]
+    share, overlap = _OCCLUDED[images.ndim - 3]
+    side = [max(round(size * share), 2) for size in images.shape[3:]]
     maps = torch.zeros(images.shape[0], images.shape[1], *images.shape[3:])
     with torch.inference_mode():
         whole = network(images)
@@ -99,7 +100,7 @@ def occlusion(network: NoduleNetwork, images: Tensor) -> NDArray[np.float32]:
             for plane in range(images.shape[1]):
                 covered = _OnePlane(network, images[number], plane)
                 sensitivity = OcclusionSensitivity(
-                    covered, mask_size=side, n_batch=_BATCH, overlap=_OCCLUDED_OVERLAP, activate=False, verbose=False
+                    covered, mask_size=side, n_batch=_BATCH, overlap=overlap, activate=False, verbose=False
                 )
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message="Using a non-tuple sequence")  # MONAI's, of its own

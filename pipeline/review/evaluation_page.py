@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from markupsafe import Markup
 
+from data_contracts.concepts import concept_title
 from data_contracts.evaluation import SCORES, EvaluationReport, Figure, ScoreFigures
 from pipeline.review import wording
 from pipeline.review.html import content_policy, page_environment, read_template
@@ -36,6 +37,7 @@ def render_evaluation(report: EvaluationReport, predictions: pd.DataFrame | None
             wording=wording,
             scores=SCORES,
             figure=_figure_text,
+            concept_title=concept_title,
         )
     )
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from data_contracts.review import ANSWER_REASONS, Finding, StudyReview
 from pipeline.review import wording
-from pipeline.review.key_images import KEY_VIEWS, view_of
+from pipeline.review.key_images import VIEWS, view_of
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -78,7 +78,7 @@ def content_policy(*inline: str) -> str:
 def _pictures(finding: Finding, images: dict[str, bytes]) -> list[dict[str, Any]]:
     """Key images of a finding in the order of the views: source, caption, alternative text."""
     named = [(view_of(name), images[name]) for name in finding.key_images if name in images]
-    order = list(KEY_VIEWS)
+    order = list(VIEWS)
     named.sort(key=lambda item: order.index(item[0]) if item[0] else len(order))
     shown = []
     for view, content in named:
@@ -87,7 +87,7 @@ def _pictures(finding: Finding, images: dict[str, bytes]) -> list[dict[str, Any]
         shown.append(
             {
                 "source": "data:image/png;base64," + base64.b64encode(content).decode(),
-                "caption": KEY_VIEWS[view].caption if view else "Key image",
+                "caption": VIEWS[view].caption if view else "Key image",
             }
         )
     return shown

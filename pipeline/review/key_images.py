@@ -41,6 +41,15 @@ KEY_VIEWS: dict[str, KeyView] = {
     "overview": KeyView("axial", LUNG_WINDOW, "Whole slice, lung window"),
 }
 
+#: Maps of what the network looked at, where they are shown: the planes of a patch in its order.
+MAP_VIEWS: dict[str, KeyView] = {
+    f"map-{plane}": KeyView(plane, LUNG_WINDOW, f"Where the network looked, {plane}")
+    for plane in ("axial", "coronal", "sagittal")
+}
+
+#: Every picture of a finding, in the order of the page.
+VIEWS = {**KEY_VIEWS, **MAP_VIEWS}
+
 
 def key_image_name(finding_id: str, view: str) -> str:
     """File name of a key image; the report finds its caption again from the end of the name."""
@@ -48,8 +57,8 @@ def key_image_name(finding_id: str, view: str) -> str:
 
 
 def view_of(file_name: str) -> str | None:
-    """The view (a key of KEY_VIEWS) that a file name was made for."""
-    return next((view for view in KEY_VIEWS if file_name.endswith(f"-{view}.png")), None)
+    """The view (a key of VIEWS) that a file name was made for."""
+    return next((view for view in VIEWS if file_name.endswith(f"-{view}.png")), None)
 
 
 def render_key_images(
@@ -77,7 +86,7 @@ def render_key_images(
             # A whole slice shrinks: it is sampled finer and averaged, or its fine texture would alias.
             n_px = KEY_IMAGE_PX * (OVERSAMPLING if is_overview else 1)
             planes[key] = sample_plane(volume, center, view.plane, size_mm=(size_mm, size_mm), shape_px=(n_px, n_px))
-        pen = _Pen(size_mm)
+        pen = Pen(size_mm)
         across_mm, down_mm = (float(value) for value in (np.asarray(center_lps_mm) - center)[:2])
         pen.mark(across_mm, down_mm, diameter_mm / 2, ring=is_overview)
         pen.letters(PLANE_LETTERS[view.plane])
@@ -104,7 +113,7 @@ def _whole_slice(volume: CTVolume, center_lps_mm: LpsPoint) -> tuple[NDArray[np.
     return np.array([*middle, center_lps_mm[2]], dtype=np.float64), float((high - low).max())
 
 
-class _Pen:
+class Pen:
     """Draws marks on a layer of its own, OVERSAMPLING times as fine; sizes in mm or in pixels of the final image."""
 
     def __init__(self, size_mm: float) -> None:

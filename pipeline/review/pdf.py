@@ -20,7 +20,7 @@ from reportlab.platypus import Flowable, Image, PageBreak, Paragraph, SimpleDocT
 
 from data_contracts.review import Finding, StudyReview
 from pipeline.review import wording
-from pipeline.review.key_images import KEY_VIEWS, view_of
+from pipeline.review.key_images import VIEWS, view_of
 
 _INK = colors.HexColor("#17212b")
 _SOFT = colors.HexColor("#51606e")
@@ -166,12 +166,12 @@ def _nodule_page(
     ]
     pictures = [
         (view, images[name])
-        for view in KEY_VIEWS
+        for view in VIEWS
         for name in finding.key_images
         if view_of(name) == view and name in images
     ]
     cell = (_WIDTH - 10) / 3
-    cells: list[list[Flowable]] = [_picture(KEY_VIEWS[view].caption, content, cell) for view, content in pictures]
+    cells: list[list[Flowable]] = [_picture(VIEWS[view].caption, content, cell) for view, content in pictures]
     cells.append(_probabilities(finding, cell))
     cells += [[] for _ in range(-len(cells) % 3)]
     grid = Table([cells[row : row + 3] for row in range(0, len(cells), 3)], colWidths=[_WIDTH / 3] * 3)
@@ -182,6 +182,11 @@ def _nodule_page(
         _rows(wording.measurement_rows(finding, review), _WIDTH / 2 - 8),
     ]
     right: list[Flowable] = []
+    if finding.explanation:
+        left += [_text("WHERE THE NETWORK LOOKED", _SECTION), _text(finding.explanation)]
+    if finding.concepts:
+        right.append(_text(wording.CONCEPT_HEADING.upper(), _SECTION))
+        right.append(_rows(wording.concept_rows(finding, review), _WIDTH / 2 - 8))
     if finding.ratings:
         right.append(_text(f"RATINGS OF {wording.reader_heading(finding).upper()}", _SECTION))
         right.append(_rows(wording.reader_rows(finding), _WIDTH / 2 - 8))

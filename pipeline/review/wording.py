@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from data_contracts.concepts import concept_title, concept_words
 from data_contracts.nodules import RATINGS
 from data_contracts.review import Finding, SeriesSummary, StudyReview
 
@@ -31,6 +32,8 @@ class Banner:
 _LONGEST_HEADER_TEXT = 100
 
 Rows = list[tuple[str, str]]
+
+CONCEPT_HEADING = "Predicted by the network, not rated"
 
 
 def banners(review: StudyReview) -> list[Banner]:
@@ -158,6 +161,16 @@ def reader_rows(finding: Finding) -> Rows:
             finding.ratings.items(), key=lambda item: list(RATINGS).index(item[0]) if item[0] in RATINGS else 99
         )
     ]
+
+
+def concept_rows(finding: Finding, review: StudyReview) -> Rows:
+    """What the network reads out beside malignancy, each with how well it agreed with readers on held-out patients."""
+    rows = []
+    for name, value in finding.concepts.items():
+        rho = review.model.concept_figures.get(name, {}).get("spearman")
+        trust = "" if rho is None else f", Spearman {rho:.2f} with readers"
+        rows.append((concept_title(name), f"{concept_words(name, value)}{trust}"))
+    return rows
 
 
 def reader_heading(finding: Finding) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from data_contracts.explanation import SanityTest
 from pipeline.scoring.bootstrap import cluster_draws, percentile_interval
@@ -25,6 +26,10 @@ Patients = NDArray[np.object_]
 _DRAWS = 2000
 #: the energy of a map in the nodule, as a multiple of what an even map has there
 LEAST_ENRICHMENT = 1.5
+#: the share of nodules in which the strongest place must lie: a map that is elsewhere in most of them misleads
+LEAST_HITS = 0.5
+#: how far beside the nodule it may lie, as a share of the side: 15 of 224 pixels, as published
+TOLERANCE = 15 / 224
 
 
 def skill(labels: NDArray[np.int64], logits: Floats) -> SanityTest:
@@ -57,7 +62,12 @@ def weight_randomisation(
         name="weight randomisation",
         passed=bool(last.mean() < baseline.mean()),
         rule="with all weights random, the map is less like itself (SSIM) than maps of two different nodules are",
-        figures={**figures, "ssim of random pairs": float(baseline.mean()), **_interval(last - baseline, patients)},
+        figures={
+            **figures,
+            "ssim of random pairs": float(baseline.mean()),
+            **_interval(last - baseline, patients),
+            "empty maps": float(is_empty(list(randomised.values())[-1]).mean()),
+        },
     )
 
 
@@ -73,6 +83,7 @@ def label_randomisation(maps: Maps, shuffled: Maps, patients: Patients, *, dims:
             "ssim": float(values.mean()),
             "ssim of random pairs": float(baseline.mean()),
             **_interval(values - baseline, patients),
+            "empty maps": float(is_empty(shuffled).mean()),
         },
     )
 
@@ -98,16 +109,17 @@ def localisation(maps: Maps, masks: NDArray[np.bool_], patients: Patients, *, di
     """
     centred = centred_maps(masks.shape[1:], len(masks), dims)
     energy, area = energy_in_mask(maps, masks), masks.reshape(len(masks), -1).mean(axis=1)
-    hits, hits_centred = pointing_game(maps, masks), pointing_game(centred, masks)
+    wider = _widened(masks, dims)
+    hits, hits_centred = pointing_game(maps, wider), pointing_game(centred, wider)
     ahead = _interval(energy - np.maximum(energy_in_mask(centred, masks), LEAST_ENRICHMENT * area), patients)
-    pointing = _interval(hits - np.maximum(hits_centred, area), patients)
+    pointing = _interval(hits - np.maximum(hits_centred, wider.reshape(len(masks), -1).mean(axis=1)), patients)
     lows = (ahead["low"], pointing["low"])
     return SanityTest(
         name="localisation",
-        passed=all(low is not None and low > 0 for low in lows),
+        passed=all(low is not None and low > 0 for low in lows) and bool(hits.mean() >= LEAST_HITS),
         rule=(
-            f"energy in the nodule above that of a map of the middle and {LEAST_ENRICHMENT:g} times an even map's, and "
-            "the strongest place in it more often than those (intervals above 0)"
+            f"energy in the nodule above that of a map of the middle and {LEAST_ENRICHMENT:g} times an even map's, the "
+            "strongest place at it more often than those have it (intervals above 0), and in at least half of them"
         ),
         figures={
             "energy in mask": float(energy.mean()),
@@ -173,6 +185,14 @@ def pointing_game(maps: Maps, masks: NDArray[np.bool_]) -> Floats:
     strongest = flat >= flat.max(axis=1, keepdims=True)
     share = (strongest & inside).sum(axis=1) / strongest.sum(axis=1)
     return np.asarray(np.where(is_empty(maps), 0.0, share), dtype=np.float64)
+
+
+def _widened(masks: NDArray[np.bool_], dims: int) -> NDArray[np.bool_]:
+    """Masks with what lies no farther than TOLERANCE of the side beside them, in every plane or volume."""
+    planes = masks.reshape(-1, *masks.shape[masks.ndim - dims :])
+    reach = TOLERANCE * masks.shape[-1]
+    wider = [ndimage.distance_transform_edt(~plane) <= reach for plane in planes]
+    return np.asarray(wider, dtype=np.bool_).reshape(masks.shape)
 
 
 def _interval(values: Floats, patients: NDArray[Any]) -> dict[str, float | None]:

@@ -47,7 +47,17 @@ def hostile(review: StudyReview) -> StudyReview:
             return {name: attack(item, name) for name, item in value.items()}
         if isinstance(value, list):
             return [attack(item, key) for item in value]
-        keep = {"code", "kind", "value_unit", "key_images", "series_key", "finding_id", "answer"}
+        keep = {
+            "code",
+            "kind",
+            "value_unit",
+            "pooling",
+            "volumetric",
+            "key_images",
+            "series_key",
+            "finding_id",
+            "answer",
+        }
         return HOSTILE if isinstance(value, str) and key not in keep else value
 
     return StudyReview.model_validate(attack(review.model_dump(mode="json")))
