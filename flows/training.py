@@ -16,6 +16,7 @@ from data_contracts.evaluation import AdaptationDecision
 from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import AdaptationGateParams, EvaluateParams, TrainParams
 from data_contracts.records import atomic_path, digest_of, sha256_file, write_bytes_atomic
+from flows.concepts import card_figures, concept_table, concepts_in_own_units
 from flows.engine import step
 from flows.environment import environment
 from flows.evaluation import predictions_of, write_evaluation
@@ -29,21 +30,24 @@ from flows.network_fits import (
     forget_weights,
     logits_of,
     network_names,
+    outputs_for_gate,
 )
 from flows.progress import say
 from flows.registry import Registry
+from flows.teaching import with_teacher
 from flows.tracking import log_run
 from flows.training_cohort import TrainingCohort
 from flows.workspace import Workspace
-from models.checkpoint import CHECKPOINT_FILE
+from models.checkpoint import CHECKPOINT_FILE, load_network
 from models.networks.backbones import build_backbone
 from models.networks.inputs import input_spec
 from models.weights.zoo import WeightsInfo, load_weights
 from pipeline.review.training_pictures import confusion_png, curves_png
-from pipeline.scoring.adaptation_gate import decide_adaptation
+from pipeline.scoring.concepts import concept_figures
 from pipeline.scoring.delong import delong
 from pipeline.scoring.fusion import apply_calibration, fit_calibration
 from pipeline.scoring.label_check import label_warnings
+from pipeline.scoring.shift.gate import decide_adaptation
 from pipeline.scoring.thresholds import freeze_thresholds, threshold_name
 
 #: part of a run's id: a change of what training does makes new runs
@@ -115,6 +119,7 @@ def choose_and_evaluate(
             where=f"{chosen}/{CHECKPOINT_FILE}",
             todo="Remove that folder of the run and train again.",
         )
+    learned = cohort.learned(joint=chosen == JOINT)
     card = ModelCard(
         name=params.preset or "custom",
         run_id=run_id,
@@ -135,11 +140,18 @@ def choose_and_evaluate(
             **params.model_dump(mode="json", exclude={"weights", "weights_sha256", "backbone"}),
             "network": chosen,
             "dataset_sha256": cohort.digest(),
-            "population": _population(cohort.train()),
-            "n_train": len(cohort.train()),
+            "population": _population(learned),
+            "n_train": len(learned),
             "n_validation": len(validation),
         },
     )
+    concepts = None
+    if card.concepts:
+        predicted = concepts_in_own_units(load_network(folder, card), cohort.patches(test), card)
+        concepts = concept_table(predicted, test)
+        assert concepts is not None
+        figures = card_figures(concept_figures(concepts, EvaluateParams()))
+        card = card.model_copy(update={"concept_figures": figures})
     write_evaluation(
         folder,
         tables[chosen],
@@ -149,6 +161,7 @@ def choose_and_evaluate(
         alternatives={name: table for name, table in tables.items() if len(networks) > 1},
         adaptation=decision,
         params=EvaluateParams(),
+        concepts=concepts,
     )
     _write_pictures(folder, tables[chosen], card, params, histories)
     write_bytes_atomic(folder / "environment.json", json.dumps(environment(), indent=1).encode())
@@ -184,17 +197,10 @@ def _population(rows: pd.DataFrame) -> str:
 def _decide(
     workspace: Workspace, run_id: str, cohort: TrainingCohort, networks: list[str]
 ) -> AdaptationDecision | None:
-    adapted = [name for name in networks if name != SOURCE_ONLY]
-    if not adapted:
+    if networks == [SOURCE_ONLY]:
         return None
-    validation, target = cohort.validation(), cohort.target()
-    return decide_adaptation(
-        adapted[0],
-        floats(validation["label"]),
-        {name: _logits(workspace, run_id, name, "validation", validation) for name in networks},
-        {name: _logits(workspace, run_id, name, "target", target) for name in networks},
-        AdaptationGateParams(),
-    )
+    outputs = {name: outputs_for_gate(workspace.runs_root / run_id / "networks" / name, cohort) for name in networks}
+    return decide_adaptation(floats(cohort.validation()["label"]), outputs, AdaptationGateParams())
 
 
 @step("log-and-register")
@@ -212,6 +218,7 @@ def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_
     dataset_dir = workspace.datasets_root / dataset_id
     cohort = TrainingCohort(dataset_dir, params)
     cohort.check()
+    params = with_teacher(workspace, model_name, params, cohort)
     weights = load_weights(build_backbone(params.backbone, seed=params.seed), params.weights, params.weights_sha256)
     run_id = digest_of([TRAINING_VERSION, cohort.digest(), params.model_dump(mode="json"), weights.sha256])
     with workspace.lock(f"run-{run_id}"):

@@ -58,6 +58,10 @@ class TrainingCohort:
         rows = self._rows(Split.TRAIN, site=self.params.target_site, labelled=self._needs_label)
         return self._both_labels(rows, f"training (site {self.params.target_site})")
 
+    def learned(self, *, joint: bool) -> pd.DataFrame:
+        """Rows whose labels a network learns from: the source's, then in a joint training the target's."""
+        return pd.concat([self.train(), self.labelled_target()]) if joint else self.train()
+
     def validation(self) -> pd.DataFrame:
         """Labelled validation rows that calibrate: of the source, in a run with joint training of the target, too."""
         rows = self.source_validation()
@@ -91,14 +95,12 @@ class TrainingCohort:
 
         A joint training learns from both sites and chooses its epoch by validation patients of both.
         """
-        train = self.train()
         if joint:
-            target = self.labelled_target()
-            from_target = np.arange(len(train) + len(target)) >= len(train)
-            both = replace(self._labelled(pd.concat([train, target])), from_target=from_target)
+            rows = self.learned(joint=True)
+            both = replace(self._labelled(rows), from_target=np.arange(len(rows)) >= len(self.train()))
             return FitData(train=both, validation=self._labelled(self.validation()), concepts=self.concepts)
         return FitData(
-            train=self._labelled(train),
+            train=self._labelled(self.train()),
             validation=self._labelled(self.source_validation()),
             target=self.patches(self.target()) if adapted else None,
             concepts=self.concepts,

@@ -21,6 +21,7 @@ CASES = {
     "last stage": {"unfreeze": 1, "epochs": 3},
     "all stages, statistics learned": {"unfreeze": 5, "epochs": 3, "batchnorm": "adaptive"},
     "dann": {"unfreeze": 5, "epochs": 3, "batchnorm": "adaptive", "adaptation": "dann"},
+    "two networks that teach each other": {"unfreeze": 1, "epochs": 2, "adaptation": "mutual"},
     "accumulated, attention over planes": {"unfreeze": 2, "epochs": 2, "accumulate": 2, "pooling": "attention"},
     "head on frozen features": {"unfreeze": 0, "epochs": 3},
 }

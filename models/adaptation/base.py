@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -25,9 +26,10 @@ class DomainOutputs:
     weights: Tensor | None = None
 
 
-class Adaptation(nn.Module):
+class Adaptation(nn.Module, ABC):
     """A loss that pulls source and target together; its own parameters, if any, learn beside the network's."""
 
+    @abstractmethod
     def forward(
         self, source: DomainOutputs, target: DomainOutputs, source_targets: Tensor, progress: float
     ) -> tuple[Tensor, dict[str, float]]:
@@ -35,4 +37,3 @@ class Adaptation(nn.Module):
 
         source_targets: (B,) in 0..1, labels of the source batch. progress: p in 0..1, the share of the fit done.
         """
-        raise NotImplementedError
