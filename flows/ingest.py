@@ -23,7 +23,7 @@ from flows.known_sources import Outcome, SourceMemory, refusals_of, study_keys_o
 from flows.log_filter import register_identifiers
 from flows.progress import say, stage
 from flows.series_choice import remember_preference, states_another
-from flows.settings import configured_secret
+from flows.settings import configured_secret, series_workers
 from flows.sources import PrivatePaths
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
@@ -90,7 +90,7 @@ def rebuild_tables(workspace: Workspace) -> None:
     workspace.rebuild_series_tables()
 
 
-@flow(name="ingest", task_runner=ThreadPoolTaskRunner(max_workers=max(2, os.cpu_count() or 2)), log_prints=False)
+@flow(name="ingest", task_runner=ThreadPoolTaskRunner(max_workers=series_workers()), log_prints=False)
 def ingest_flow(
     workspace_root: str,
     sources: PrivatePaths,

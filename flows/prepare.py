@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +21,7 @@ from data_contracts.records import atomic_path, digest_of
 from data_contracts.series import SeriesRecord
 from flows.engine import step
 from flows.progress import say, stage
+from flows.settings import series_workers
 from flows.workspace import Workspace
 from pipeline.cohort.consensus import nodules_by_consensus, nodules_for_patches
 from pipeline.cohort.dataset import (
@@ -96,7 +96,7 @@ def assemble(
     )
 
 
-@flow(name="prepare", task_runner=ThreadPoolTaskRunner(max_workers=max(2, os.cpu_count() or 2)), log_prints=False)
+@flow(name="prepare", task_runner=ThreadPoolTaskRunner(max_workers=series_workers()), log_prints=False)
 def prepare_flow(
     workspace_root: str,
     name: str,

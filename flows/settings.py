@@ -21,6 +21,7 @@ class Settings(BaseSettings):
     public_bucket_url: str = Field("https://s3.amazonaws.com", description="S3 endpoint of public data for `fetch`")
     model_name: str = Field("noduleflow-nodule", description="name of the model in the MLflow registry")
     threads: int = Field(0, ge=0, description="threads of numerical libraries; 0 takes every core")
+    workers: int = Field(0, ge=0, description="series that ingest and prepare work on at a time; 0 takes every core")
     actor: str = Field("", description="who acts, as the audit names it; empty takes the system's user name")
     dicomweb_user: str = Field("", description="user of the DICOMweb server (Basic)")
     dicomweb_password: SecretStr | None = Field(None, description="password of that user")
@@ -71,6 +72,11 @@ def apply_environment(settings: Settings, *, debug: bool = False) -> None:
         os.environ["PREFECT_HOME"] = str(workspace / "prefect")
         os.environ.pop("PREFECT_API_URL", None)
         os.environ.pop("PREFECT_PROFILE", None)
+
+
+def series_workers() -> int:
+    """How many series a flow works on at a time."""
+    return Settings().workers or max(2, os.cpu_count() or 2)
 
 
 def configured_secret() -> str | None:
