@@ -31,7 +31,7 @@ def test_help_names_every_command_of_the_design() -> None:
     started = time.monotonic()
     text = noduleflow("--help").stdout
     assert time.monotonic() - started < 10
-    commands = "demo ingest annotate prepare features import-npz train evaluate compare promote rollback audit"
+    commands = "demo ingest annotate prepare features import-npz import-images few-shot train evaluate compare promote rollback audit"
     for command in f"{commands} review feedback run serve status doctor".split():
         assert f"\n  {command} " in text, command
 
@@ -48,6 +48,11 @@ def test_help_names_every_command_of_the_design() -> None:
         (["train", "--preset", "probe", "--set", "epochs"], 2, "KEY=VALUE"),
         (["annotate", "x.csv", "--format", "excel"], 2, "unknown annotation format 'excel'"),
         (["run", "--config", "no-such.toml"], 2, "cannot be read"),
+        (["import-images", "/no/such/folder", "--name", "x"], 2, "not a folder"),
+        (["import-images", "."], 2, "Missing option '--name'"),
+        (["import-images", ".", "--name", "x", "--set", "size=9"], 2, "unknown parameter 'size'"),
+        (["few-shot"], 2, "there is no workspace"),
+        (["few-shot", "--set", "shots=[0]"], 2, "parameter 'shots.0'"),
         (["status"], 2, "there is no workspace"),
     ],
 )
@@ -87,3 +92,14 @@ def test_a_setting_of_the_wrong_kind_is_named(tmp_path: Path, monkeypatch: pytes
     done = noduleflow("status", workspace=tmp_path)
     assert done.returncode == 2
     assert "NODULEFLOW_THREADS" in done.stderr
+
+
+def test_a_folder_without_a_usable_image_gives_status_3_and_a_line_for_each(tmp_path: Path) -> None:
+    for name in ("benign", "malignant"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        (tmp_path / "images" / name / "empty.png").touch()
+    done = noduleflow("import-images", str(tmp_path / "images"), "--name", "x", workspace=tmp_path / "ws")
+    assert done.returncode == 3 and done.stdout == ""
+    lines = done.stderr.strip().splitlines()
+    assert sum(line.startswith("refused ") and line.endswith("is empty") for line in lines) == 2
+    assert lines[-1].startswith("noduleflow: no usable image among 2")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data_contracts.params import ImageParams
 from data_contracts.reasons import ReasonCode
@@ -83,7 +83,7 @@ def _decoded(body: bytes) -> Image.Image:
             return _opened(body)
     except ImageRefusedError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageRefusedError(ReasonCode.NOT_AN_IMAGE, "is no PNG, JPEG or TIFF image") from None
     except Image.DecompressionBombError:
         raise ImageRefusedError(ReasonCode.IMAGE_TOO_LARGE, "claims more pixels than are safe to open") from None
@@ -133,4 +133,4 @@ def _place(pixels: NDArray[np.generic], canvas: NDArray[np.generic]) -> bool:
         inside.append(slice((have - length) // 2, (have - length) // 2 + length))
         outside.append(slice((want - length) // 2, (want - length) // 2 + length))
     canvas[..., outside[0], outside[1]] = pixels[..., inside[0], inside[1]]
-    return pixels.shape[-2] < canvas.shape[-2] or pixels.shape[-1] < canvas.shape[-1]
+    return any(have < want for have, want in zip(pixels.shape[-2:], canvas.shape[-2:], strict=True))

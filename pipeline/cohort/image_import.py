@@ -232,7 +232,7 @@ def _add_patients(
         rows["patient_key"] = [pseudonymizer.patient_key(table.patients[file]) for file in rows["file"]]
         for column in table.columns:
             rows[column] = table.columns[column].to_numpy()[rows["file"]]
-    rows["label"] = pd.array(rows["label"], dtype="Int8")
+    rows["label"] = rows["label"].astype("Int8")
     given = rows["split"] != ""
     if not given.any():
         manifest = split_patients(rows["patient_key"], split)
