@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from flows.engine import step
 from flows.labelled import learned_concepts
 from flows.progress import say, stage
 from flows.ranks import announce
+from flows.teaching import load_teacher
 from flows.training_cohort import TrainingCohort
 from flows.workspace import Workspace
 from models.adaptation.statistics import adapt_to_patches
@@ -89,7 +90,8 @@ def fit_network(
         history, facts = [], {}
     else:
         table = "" if feature_table is None else str(feature_table)
-        announce({"run_id": run_id, "dataset_id": dataset_id, "name": name, "feature_table": table})
+        message = {"run_id": run_id, "dataset_id": dataset_id, "name": name, "feature_table": table}
+        announce({**message, "teacher": params.teacher})
         with stage(f"fit {name}", params.epochs) as progress:
             # A fit that goes on starts where it was.
             result = _fitted(
@@ -117,6 +119,7 @@ def fit_network(
 def help_to_fit(workspace: Workspace, params: TrainParams, message: dict[str, Any]) -> None:
     """Take this rank's part in a fit that the first rank has announced."""
     table = Path(message["feature_table"]) if message["feature_table"] else None
+    params = params.model_copy(update={"teacher": message["teacher"]})  # its run, where the command says its version
     cohort = TrainingCohort(workspace.datasets_root / message["dataset_id"], params, table)
     folder = workspace.runs_root / message["run_id"] / "networks" / message["name"]
     _fitted(folder, cohort, params, message["name"], lambda epoch: None)
@@ -142,8 +145,9 @@ def _fitted(
     if name != JOINT:
         changes["target_label_weight"] = 0.0
     backbone, spec = _first_backbone(cohort, params)
+    data = cohort.fit_data(adapted=adapted, joint=name == JOINT)
     return fit_classifier(
-        cohort.fit_data(adapted=adapted, joint=name == JOINT),
+        replace(data, teacher=load_teacher(folder.parents[2], params)),
         params.model_copy(update=changes),
         spec,
         backbone,

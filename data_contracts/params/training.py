@@ -62,6 +62,9 @@ class TrainParams(Params):
     adaptation: networks to fit beside source-only, a gate then chooses: adabn, style, coral, dann, cdan, cdan-e, mcc,
         mutual, several with commas between them, or all.
     adaptation_weight, adaptation_gamma: weight of the adaptation's loss, and how steeply it rises.
+    teacher: version, alias or run whose logits are learned beside the labels (distillation); empty for none.
+    distillation_temperature, distillation_weight: T, and the share of the teacher's soft targets in the loss of the
+        class (Hinton et al. 2015).
     threads: of torch; 0 takes every core.
     precision: of the stages that learn, and of features taken from a table. bf16 (mixed: weights, head and validation
         stay in fp32) is faster only where the processor has it in hardware; auto takes it there, where the gradients of
@@ -109,6 +112,9 @@ class TrainParams(Params):
     adaptation: AdaptationMethods = ()
     adaptation_weight: float = Field(1.0, ge=0)
     adaptation_gamma: float = Field(10.0, gt=0)
+    teacher: str = ""
+    distillation_temperature: float = Field(2.0, gt=0)
+    distillation_weight: float = Field(0.7, ge=0, le=1)
     seed: int = 0
     threads: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "fp32"

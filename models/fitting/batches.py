@@ -13,6 +13,7 @@ from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
 from models.adaptation.methods import WITHOUT_LOSS
 from models.augmentation.style import LEAST_VARIANTS
+from models.compression.teacher import TeacherInputs
 from models.fitting.data import FitData, LabelledPatches
 from models.fitting.frozen_prefix import EpochInputs, PatchInputs
 from models.fitting.losses import Batch, Totals, class_balance, totals_of
@@ -41,6 +42,10 @@ class Batches:
 
         least = LEAST_VARIANTS if "style" in params.adaptation else 1
         self._source = inputs(train.patches, max(params.augmentations, least), params.seed, train.features)
+        self._teacher: TeacherInputs | None = None
+        if data.teacher is not None:
+            data.teacher.check(spec, params)
+            self._teacher = TeacherInputs(data.teacher, train.patches, params, frozen=prefix is not None)
         self._target: PatchInputs | None = None
         if data.target is not None and set(params.adaptation) - set(WITHOUT_LOSS):
             self._target = inputs(data.target, params.augmentations, params.seed + 1)
@@ -68,14 +73,16 @@ class Batches:
 
     def of_epoch(self, epoch: int) -> EpochSteps:
         """All steps of an epoch, each patch of the source in one of them."""
-        generator = torch.Generator().manual_seed(self._params.seed * 100_003 + epoch)
+        seed = self._params.seed * 100_003 + epoch
+        generator = torch.Generator().manual_seed(seed)
         source = self._source.epoch(epoch, generator)
+        taught = None if self._teacher is None else self._teacher.epoch(epoch, torch.Generator().manual_seed(seed))
         target = None if self._target is None else self._target.epoch(epoch, generator)
         size = self._params.batch_size if target is None else max(self._params.batch_size // 2, 1)
         order = torch.randperm(len(self._source), generator=generator)
         rows = _parts(order, size * self._params.accumulate)
         shuffled = Shuffled(0 if self._target is None else len(self._target), generator)
-        return EpochSteps(self, rows, source, target, shuffled, size)
+        return EpochSteps(self, rows, source, target, shuffled, size, taught)
 
     def totals(self, index: Tensor, batches: int) -> Totals:
         """What sums over the patches `index` of one step are divided by."""
@@ -83,7 +90,7 @@ class Batches:
         auxiliary = None if self._auxiliary is None else self._auxiliary[index]
         return totals_of(self._weights[index], site, auxiliary, self.concept_weights, batches)
 
-    def batch(self, index: Tensor, inputs: Tensor, target_inputs: Tensor | None) -> Batch:
+    def batch(self, index: Tensor, inputs: Tensor, target_inputs: Tensor | None, taught: Tensor | None) -> Batch:
         """The patches `index` with all that is known of them."""
         return Batch(
             inputs=inputs,
@@ -92,6 +99,7 @@ class Batches:
             auxiliary=None if self._auxiliary is None else self._auxiliary[index],
             target_inputs=target_inputs,
             from_target=None if self._from_target is None else self._from_target[index],
+            taught=taught,
         )
 
 
@@ -114,6 +122,7 @@ class EpochSteps:
         target: EpochInputs | None,
         target_order: Shuffled,
         size: int,
+        taught: EpochInputs | None,
     ) -> None:
         self._owner = owner
         self._rows = rows
@@ -121,6 +130,7 @@ class EpochSteps:
         self._target = target
         self._target_order = target_order
         self._size = size
+        self._taught = taught
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -132,7 +142,8 @@ class EpochSteps:
 
     def _batch(self, index: Tensor) -> Batch:
         target = None if self._target is None else self._target.batch(self._target_order.take(self._size))
-        return self._owner.batch(index, self._source.batch(index), target)
+        taught = None if self._taught is None else self._taught.batch(index)
+        return self._owner.batch(index, self._source.batch(index), target, taught)
 
 
 def _parts(order: Tensor, size: int) -> list[Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.errors import NothingUsableError, UsageError
+from models.compression.teacher import Teacher
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,13 +64,15 @@ class LabelledPatches:
 class FitData:
     """Training and validation patches of different patients, and unlabelled patches of the target site.
 
-    validation may be empty: the last epoch is then kept. concepts: names of the k columns of `auxiliary`.
+    validation may be empty: the last epoch is then kept. concepts: names of the k columns of `auxiliary`. teacher:
+    whose logits are learned beside the labels.
     """
 
     train: LabelledPatches
     validation: LabelledPatches
     target: NDArray[np.generic] | None = None
     concepts: tuple[str, ...] = ()
+    teacher: Teacher | None = None
 
     def check(self) -> None:
         """Refuse what nothing can be learned from.
@@ -100,6 +103,8 @@ class FitData:
             for field in fields(part):
                 _update(total, field.name, getattr(part, field.name))
         _update(total, "target", self.target)
+        if self.teacher is not None:
+            total.update(self.teacher.digest().encode())
         return total.hexdigest()
 
 

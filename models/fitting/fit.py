@@ -93,6 +93,8 @@ def fit_classifier(
     """
     data.check()
     _check_adaptation(data, params)
+    if params.teacher and data.teacher is None:
+        raise UsageError("the teacher is not at hand here", where=f"teacher={params.teacher}", todo="Use `train`.")
     keep_heap()
     try:
         with threads(params.threads), deterministic(params.deterministic):

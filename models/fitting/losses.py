@@ -12,6 +12,7 @@ from torch.nn import functional
 from data_contracts.params import TrainParams
 from models.adaptation.adversary import reversal_strength
 from models.adaptation.base import DomainOutputs
+from models.compression.distillation import distillation_loss
 from models.fitting.learner import Learner
 
 
@@ -20,6 +21,7 @@ class Batch:
     """Source inputs, their targets (B,), weights (B,), auxiliary targets (B, k) if any; target-site inputs if any.
 
     from_target: (B,) of labelled patches, which of them are the target site's; None where none is.
+    taught: logits (B,) of a teacher, if any.
     """
 
     inputs: Tensor
@@ -28,6 +30,7 @@ class Batch:
     auxiliary: Tensor | None = None
     target_inputs: Tensor | None = None
     from_target: Tensor | None = None
+    taught: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,10 @@ def batch_losses(
     representation = learner.head.represent(features)
     logit = learner.head.classify(representation)
     classification = _classification(logit, batch, params, progress, totals)
+    if batch.taught is not None:
+        share, everyone = params.distillation_weight, totals.source + totals.target
+        soft = distillation_loss(logit, batch.taught, params.distillation_temperature, batch.weights, everyone)
+        classification = (1 - share) * classification + share * soft
     total, read = classification, None
     if learner.concepts is not None and batch.auxiliary is not None:
         concepts = masked_cross_entropy(learner.concepts(features), batch.auxiliary, concept_weights, totals.concepts)
