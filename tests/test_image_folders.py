@@ -155,6 +155,15 @@ def test_a_table_may_name_files_alone_with_backslashes_and_decomposed_letters(tm
     assert done.card.counts["patients"] == 2 and done.refused == ()
 
 
+@pytest.mark.parametrize("columns", ["filename,patient_id", "path,patient"])
+def test_the_columns_of_other_tables_are_understood(tmp_path, columns):
+    folder = folders(tmp_path)
+    assert run(folder, tmp_path, patients=table(tmp_path, rows_of(folder), columns)).card.counts["patients"] == 8
+    with pytest.raises(UsageError, match="two names"):
+        rows = [(file, file, patient) for file, patient in rows_of(folder)]
+        run(folder, tmp_path, patients=table(tmp_path, rows, "filename,path,patient"))
+
+
 def test_split_folders_keep_their_split_and_validation_comes_out_of_train(tmp_path):
     folder = folders(tmp_path, n=30, parents=("train", "test"))
     index = opened(tmp_path, run(folder, tmp_path)).index

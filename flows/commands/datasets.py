@@ -70,7 +70,10 @@ def import_images_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="DIR/<class>/*.png, or DIR/train/<class>/*.png, ...")],
     name: Annotated[str, typer.Option(help="Name of the dataset.")],
     patients: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Columns file, patient; optional site, diameter_mm, ratings.")
+        Path | None,
+        typer.Option(
+            "--patients", "--table", metavar="CSV", help="Columns file, patient; optional site, diameter_mm, ratings."
+        ),
     ] = None,
     positive: Annotated[str, typer.Option(help="The class that is 1; malignant, or the last by alphabet.")] = "",
     keep_identity: Annotated[bool, typer.Option("--keep-identity", help="Keep paths in rejected.parquet.")] = False,

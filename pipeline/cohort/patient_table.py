@@ -1,4 +1,4 @@
-"""The CSV that says whose image a file is: columns file and patient; site, diameter_mm and ratings may stand beside."""
+"""The CSV that says whose image a file is: columns file and patient; site, diameter_mm and ratings may be there."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from data_contracts.nodules import RATINGS
 from pipeline.cohort.crop_table import need, read_cells
 
 _REQUIRED = ("file", "patient")
+#: what other tables call these two
+_ALSO_CALLED = {"filename": "file", "path": "file", "patient_id": "patient"}
 _MAX_DIAMETER_MM = 500.0
 
 
@@ -45,6 +47,9 @@ def read_patient_table(path: Path, files: Sequence[str]) -> PatientTable:
     ContractError: a file twice, no patient, or a value that its column cannot hold; names the line, never the value.
     """
     cells = read_cells(path)
+    cells = cells.rename(columns={also: name for also, name in _ALSO_CALLED.items() if name not in cells})
+    if cells.columns.duplicated().any():
+        raise UsageError("a column is there under two names", where=path.name, todo="The table needs file and patient.")
     missing = [column for column in _REQUIRED if column not in cells]
     if missing:
         raise UsageError(f"no column {missing[0]!r}", where=path.name, todo="The table needs file and patient.")
