@@ -79,8 +79,27 @@ def export_version(
     dataset: str = "",
     rounds: int = _ROUNDS,
 ) -> tuple[ExportCard, bool]:
+    """Write a registered version as `export_run` does, after its files were compared with what was registered."""
+    registry = Registry(workspace, model_name)
+    number = registry.resolve(version)
+    run_folder, _ = registry.verified_folder(number)
+    name = (model_name, number)
+    return export_run(workspace, run_folder, name, out, forms=forms, dataset=dataset, rounds=rounds)
+
+
+def export_run(
+    workspace: Workspace,
+    run_folder: Path,
+    name: tuple[str, str],
+    out: Path,
+    *,
+    forms: tuple[str, ...] = DEFAULT_FORMS,
+    dataset: str = "",
+    rounds: int = _ROUNDS,
+) -> tuple[ExportCard, bool]:
     """Write `out`, a new folder, whole or not at all; returns its card and whether it was made.
 
+    name: of the model, and its version.
     dataset: on whose held-out patients the forms are compared; that of the training by default.
 
     Raises
@@ -91,11 +110,9 @@ def export_version(
     NothingUsableError: the dataset has no held-out patients.
     """
     check_forms(forms)
-    registry = Registry(workspace, model_name)
-    number = registry.resolve(version)
-    run_folder, card = registry.verified_folder(number)
+    card = ModelCard.read(run_folder / "model_card.json")
     dataset_dir = workspace.dataset(dataset or card.dataset_id)
-    request = digest_of([EXPORT_VERSION, model_name, number, card.checkpoint_sha256, list(forms), dataset_dir.name])
+    request = digest_of([EXPORT_VERSION, *name, card.checkpoint_sha256, list(forms), dataset_dir.name])
     if (there := _there_already(out, request)) is not None:
         return there, False
     subject = _Subject(workspace, run_folder, card, dataset_dir, forms)
@@ -105,7 +122,7 @@ def export_version(
         made = scratch / "made"
         made.mkdir()
         written = tuple(subject.exported(form, made, rounds) for form in forms)
-        export = subject.card_of(request, model_name, number, written).sealed()
+        export = subject.card_of(request, name, written).sealed()
         export.write(made / CARD_FILE)
         read_export(made)
         made.replace(out)
@@ -220,7 +237,7 @@ class _Subject:
         seconds = take_turns({"torch": lambda: self.reference_run(patches), form: lambda: run(patches)}, rounds)
         return speed_ratio(batch, seconds["torch"], seconds[form])
 
-    def card_of(self, request: str, model_name: str, version: str, forms: tuple[ExportedForm, ...]) -> ExportCard:
+    def card_of(self, request: str, name: tuple[str, str], forms: tuple[ExportedForm, ...]) -> ExportCard:
         """The card, not yet sealed."""
         spec = self.card.input
         shape = ", ".join(str(length) for length in spec.patch_shape)
@@ -228,8 +245,8 @@ class _Subject:
         unit = "HU" if spec.value_unit == "HU" else "grey values 0..255"
         return ExportCard(
             request=request,
-            model_name=model_name,
-            version=version,
+            model_name=name[0],
+            version=name[1],
             run_id=self.card.run_id,
             checkpoint_sha256=self.card.checkpoint_sha256,
             backbone=self.card.backbone,
