@@ -17,5 +17,9 @@ def test_a_preset_holds_known_parameters_and_a_heading(name, repository):
     assert any(word in heading for word in ("Score", "score", "not what it can"))
 
 
-def test_only_the_preset_that_says_so_starts_from_random_weights():
-    assert [name for name in preset_names() if train_params(name, {}).weights == "none"] == ["scratch"]
+def test_only_the_presets_that_say_so_start_from_random_weights():
+    assert [name for name in preset_names() if train_params(name, {}).weights == "none"] == [
+        "scratch",
+        "small-cnn",
+        "student",
+    ]
