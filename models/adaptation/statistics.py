@@ -66,7 +66,7 @@ class _Moments:
 def adapt_batchnorm(network: nn.Module, batches: Callable[[], Iterable[Tensor]], *, passes: int = 2) -> int:
     """AdaBN (Li et al. 2016): mean and variance of every BatchNorm layer from other images, nothing learned.
 
-    Each layer gets the mean and the (unbiased) variance of its inputs over all batches, not a running average of them.
+    Each layer gets mean and variance (divided by n) of its inputs over all batches, not a running average of them.
     In the first pass a layer is normalised by its batch, in each further one by what the pass before found, so that the
     k-th layer is exactly that of one batch that holds every image after `passes` >= k, whatever the batches. Dropout
     stays off; nothing is drawn; the network comes back in the mode that it came in.
@@ -121,7 +121,7 @@ def _one_pass(network: nn.Module, layers: list[nn.Module], batches: Iterable[Ten
                 todo="Give more patches of the target site.",
             )
         layer.running_mean.copy_(known.mean)
-        layer.running_var.copy_(known.squares / (known.count - 1))
+        layer.running_var.copy_(known.squares / known.count)
 
 
 def adapt_to_patches(network: nn.Module, patches: NDArray[np.generic], spec: InputSpec, *, passes: int = 2) -> int:

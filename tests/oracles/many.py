@@ -18,14 +18,17 @@ def generators(seeds: Sequence[int]) -> list[torch.Generator]:
 
 
 class ManyLinear(nn.Module):
-    """(S, N, F) -> (S, N, G): a linear layer for each of S seeds, drawn as Glorot and Bengio (2010) do, biases 0."""
+    """(S, N, F) -> (S, N, G): a linear layer for each of S seeds, drawn as torch draws one."""
 
     def __init__(self, draw: Sequence[torch.Generator], n_inputs: int, n_outputs: int) -> None:
         super().__init__()
-        bound = math.sqrt(6 / (n_inputs + n_outputs))
-        drawn = [(2 * torch.rand(n_inputs, n_outputs, generator=generator) - 1) * bound for generator in draw]
-        self.weight = nn.Parameter(torch.stack(drawn))
-        self.bias = nn.Parameter(torch.zeros(len(draw), 1, n_outputs))
+        bound = 1 / math.sqrt(n_inputs)
+
+        def uniform(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.stack([(2 * torch.rand(shape, generator=one) - 1) * bound for one in draw]))
+
+        self.weight = uniform(n_inputs, n_outputs)
+        self.bias = uniform(1, n_outputs)
 
     def forward(self, values: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, values, self.weight)
