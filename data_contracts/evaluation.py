@@ -51,7 +51,11 @@ class ScoreFigures(Record):
 
 
 class AdaptationDecision(Record):
-    """Source-only against adapted, by rules that need no target label, and what was chosen."""
+    """What was chosen among source-only and adapted networks, by a rule that needs no target label.
+
+    method: the adapted networks that were offered, with commas between them. reasons: the verdict, what decided it for
+    all, then one sentence a network. figures: of every network, by name.
+    """
 
     method: str
     chosen: str

@@ -49,12 +49,22 @@ class FeatureParams(Params):
 
 
 class AdaptationGateParams(Params):
-    """Bounds an adapted network must keep, without any target label, or source-only stays."""
+    """Bounds of the rule that chooses among source-only and adapted networks without a label of the target.
 
-    max_source_auc_drop: float = 0.01
+    min_domain_distance: proxy A-distance of source-only's representations of the two sites from which on a shift is
+        seen; below it, and with logits that a mix of the source's classes explains, nothing is adapted.
+    max_source_auc_drop: how much AUC an adapted network may lose on source validation.
+    min_infomax_gain: what it must gain on source-only's InfoMax on the target, in nats; more is better.
+    min_mixture_gain: how much nearer than source-only's its logits on the target must be to a mix of the source's
+        classes, as a multiple of what sampling alone gives.
+    min_agreement: share of target nodules that it and source-only must call alike.
+    """
+
+    min_domain_distance: float = Field(0.75, ge=0, le=2)
+    max_source_auc_drop: float = Field(0.01, ge=0)
     min_infomax_gain: float = 0.0
-    max_prevalence_shift: float = 0.15
-    min_agreement: float = 0.7
+    min_mixture_gain: float = Field(0.0, ge=0)
+    min_agreement: float = Field(0.7, ge=0, le=1)
 
 
 class EvaluateParams(Params):
