@@ -57,8 +57,9 @@ def import_folder(
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        source = pseudonymizer.key("images", f"{folder.resolve()}\0{name}")
-        if (done is None or done.made) and (refused or workspace.rejection_reasons(source)):
+        source = pseudonymizer.key("images", f"{folder.absolute()}\0{name}")
+        mended = done is not None and done.made and workspace.rejection_reasons(source)
+        if refused or mended:
             workspace.add_rejections(source, refused)
             workspace.rebuild_series_tables()
     if refused and not keep_identity:

@@ -381,6 +381,20 @@ def test_a_refusal_is_a_row_of_the_workspace_even_where_nothing_is_usable(tmp_pa
     assert not any(workspace.scratch_root.iterdir())
 
 
+def test_a_wrong_command_forgets_no_refusal_and_a_loop_of_links_is_no_folder(tmp_path):
+    folder = folders(tmp_path, n=3)
+    (folder / "benign" / "empty.png").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    workspace = Workspace(tmp_path / "workspace").create()
+    rest = (False, ImageParams(size_px=24), SplitParams())
+    assert import_folder(workspace, folder, "pictures", None, "", *rest)["n_refused"] == 1
+    assert import_folder(workspace, folder, "pictures", None, "", *rest)["made"] is False
+    for wrong, positive in ((folder, "odd"), (tmp_path / "loop", "")):
+        with pytest.raises(UsageError):
+            import_folder(workspace, wrong, "pictures", None, positive, *rest)
+    assert REJECTED_TABLE.read(workspace.rejected_table)["detail"].tolist() == ["is empty"]
+
+
 @pytest.mark.parametrize(
     ("values", "word"),
     [({"size_px": 8}, "size_px"), ({"grey_low": 3}, "together"), ({"grey_low": 3, "grey_high": 3}, "below grey_high")],
