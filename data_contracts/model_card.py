@@ -94,6 +94,7 @@ class ModelCard(Record):
 
     weights: "none" where the backbone started from random numbers, else the name or file it came from.
     checkpoint_sha256: of checkpoint.safetensors; checked before every load.
+    members: how many networks of this backbone stand side by side, their mean being the logit.
     pooling: how the planes of a patch are joined. concepts: what is read out beside malignancy, each in 0..1.
     concept_figures: of each concept on held-out patients: n, spearman, spearman_low, spearman_high, kappa, mae.
     thresholds: operating points frozen on validation, e.g. {"specificity_0.90": 0.61}.
@@ -106,6 +107,7 @@ class ModelCard(Record):
     weights_sha256: str
     pretrained: bool
     head: str
+    members: int = Field(1, ge=1)
     pooling: Literal["mean", "attention"] = "mean"
     concepts: tuple[str, ...] = ()
     concept_figures: dict[str, dict[str, float | None]] = {}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from data_contracts.model_card import Calibration, InputSpec
 from data_contracts.params import TrainParams
 from data_contracts.predictions import PREDICTION_TABLE
 from flows.backbone import initial_backbone
 from flows.evaluation import predictions_of
 from flows.labelled import floats, labelled_patches, learned_concepts, patches_of
+from flows.members import fit_members
 from models.fitting.data import FitData
 from models.fitting.fit import fit_classifier
 from models.fitting.state import EpochRecord
 from models.networks.inputs import input_spec
+from models.networks.network import NoduleNetwork
 from models.predict import predict_logits
 from pipeline.cohort.dataset import PatchReader
 from pipeline.scoring.folds import patient_folds
@@ -48,11 +52,28 @@ def fold_predictions(
     """Train on the other folds, calibrate on patients held out of them, predict this one (PREDICTION_TABLE)."""
     reader = PatchReader(dataset_dir)
     parts = fold_rows(reader.index, fold, n_folds, seed)
+    spec = input_spec(reader.card, params)
+    fit = _fit_members if params.members > 1 else _fit_one
+    with tempfile.TemporaryDirectory() as scratch:
+        network, calibration = fit(reader, parts, params, spec, state_dir or Path(scratch), on_epoch)
+    logits = predict_logits(network, patches_of(reader, parts["test"], params), spec)
+    table = predictions_of(parts["test"], logits, calibration, fold=fold).assign(split="test", logit=logits)
+    return PREDICTION_TABLE.validate(table)
+
+
+def _fit_one(
+    reader: PatchReader,
+    parts: dict[str, pd.DataFrame],
+    params: TrainParams,
+    spec: InputSpec,
+    state_dir: Path,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> tuple[NoduleNetwork, Calibration]:
+    """One network, whose epoch and calibration the validation patients choose."""
     train = parts["train"]
     if params.soft_label_weight == 0:
         train = train[train["label"].notna()]
     validation = parts["validation"][parts["validation"]["label"].notna()]
-    spec = input_spec(reader.card, params)
     sample = patches_of(reader, train.head(_CALIBRATION_PATCHES), params)
     backbone, _ = initial_backbone(params.backbone, params.weights, params.weights_sha256, params.seed, sample, spec)
     data = FitData(
@@ -60,17 +81,33 @@ def fold_predictions(
         labelled_patches(reader, validation, params),
         concepts=learned_concepts(train, params),
     )
-    result = fit_classifier(data, params, spec, backbone, state_dir=state_dir, on_epoch=on_epoch)
+    network = fit_classifier(data, params, spec, backbone, state_dir=state_dir, on_epoch=on_epoch).network
     calibration = fit_calibration(
-        predict_logits(result.network, data.validation.patches, spec),
+        predict_logits(network, data.validation.patches, spec),
         floats(validation["diameter_mm"]),
         floats(validation["label"]),
         floats(train["diameter_mm"]),
         floats(train["label"]),
+        balance=params.fusion_balance,
     )
-    logits = predict_logits(result.network, patches_of(reader, parts["test"], params), spec)
-    table = predictions_of(parts["test"], logits, calibration, fold=fold).assign(split="test", logit=logits)
-    return PREDICTION_TABLE.validate(table)
+    return network, calibration
+
+
+def _fit_members(
+    reader: PatchReader,
+    parts: dict[str, pd.DataFrame],
+    params: TrainParams,
+    spec: InputSpec,
+    state_dir: Path,
+    on_epoch: Callable[[EpochRecord], None] | None,
+) -> tuple[NoduleNetwork, Calibration]:
+    """Several networks joined, calibrated on what each says of the patients that it did not learn from."""
+    rows = pd.concat([parts["train"], parts["validation"]])
+    if params.soft_label_weight == 0:
+        rows = rows[rows["label"].notna()]
+    network, logits, _ = fit_members(reader, rows, params, spec, state_dir, on_epoch=on_epoch)
+    sizes, labels = floats(rows["diameter_mm"]), floats(rows["label"])
+    return network, fit_calibration(logits, sizes, labels, sizes[:0], labels[:0], balance=params.fusion_balance)
 
 
 def out_of_fold(tables: list[pd.DataFrame]) -> pd.DataFrame:

@@ -79,13 +79,17 @@ def write_evaluation(
 
 @step("evaluate-version")
 def evaluate_version(workspace: Workspace, model_name: str, version: str, dataset: str) -> Path:
-    """Predict the held-out patients of a dataset with a verified version; returns the folder of the files."""
+    """Predict patients that a verified version did not learn from; returns the folder of the files.
+
+    Of the dataset it was trained on these are the held-out split, of another one all whose patient key is not that of a
+    patient it learned from or was calibrated on.
+    """
     run_folder, card = Registry(workspace, model_name).verified_folder(version)
     dataset_dir = workspace.dataset(dataset or card.dataset_id)
     reader = PatchReader(dataset_dir)
-    rows = reader.index[reader.index["split"] == Split.TEST.value]
+    rows, whose = _unseen(workspace, reader, card)
     if rows.empty:
-        raise NothingUsableError("the dataset has no held-out patients", where=dataset_dir.name)
+        raise NothingUsableError("the dataset has no patients unseen in training", where=dataset_dir.name)
     cut = TrainParams(common_spacing_mm=card.training.get("common_spacing_mm", 0.0))
     predictor, patches = Predictor.load(run_folder), patches_of(reader, rows, cut)
     logits = predictor.logits(patches)
@@ -96,11 +100,22 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
         folder,
         predictions_of(rows, logits, card.calibration),
         used,
-        protocol="held-out patients of the dataset; thresholds and calibration as registered",
+        protocol=f"{whose}; thresholds and calibration as registered",
         params=EvaluateParams(),
         concepts=concept_table(concepts_in_own_units(predictor.network, patches, card), rows),
     )
     return folder
+
+
+def _unseen(workspace: Workspace, reader: PatchReader, card: ModelCard) -> tuple[pd.DataFrame, str]:
+    """Rows that the version of `card` may be judged by, and which these are; the held-out split in doubt."""
+    held_out = reader.index[reader.index["split"] == Split.TEST.value], "held-out patients of the dataset"
+    learned_dir = workspace.datasets_root / card.dataset_id
+    if reader.card.dataset_id == card.dataset_id or not learned_dir.is_dir():
+        return held_out
+    trained_on = PatchReader(learned_dir).index
+    learned = set(trained_on.loc[trained_on["split"] != Split.TEST.value, "patient_key"])
+    return reader.index[~reader.index["patient_key"].isin(learned)], "all patients of the dataset unseen in training"
 
 
 @flow(name="evaluate", log_prints=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from data_contracts.params import TrainParams
 from models.fitting.data import LabelledPatches
 from models.networks.inputs import to_common_spacing
 from pipeline.cohort.dataset import PatchReader
+from pipeline.scoring.size_balance import size_balance
 
 #: from this number of readers on a nodule counts fully; below, in proportion (only with a soft-label term)
 _FULL_READERS = 3
@@ -34,7 +36,7 @@ def labelled_patches(
     """Patches of some rows with everything `params` lets a fit learn from, and their features where they are known."""
     soft = params.soft_label_weight > 0
     readers = rows["n_readers"].to_numpy(dtype=np.float64)
-    return LabelledPatches(
+    known = LabelledPatches(
         patches_of(reader, rows, params),
         floats(rows["label"]),
         soft_labels=floats(rows["label_soft"]) if soft else None,
@@ -42,6 +44,11 @@ def labelled_patches(
         auxiliary=concept_targets(rows) if params.auxiliary_weight > 0 else None,
         features=features,
     )
+    if params.class_weights != "size":
+        return known
+    weights = np.ones(len(known)) if known.weights is None else known.weights
+    targets = known.targets(params.soft_label_weight)
+    return replace(known, weights=weights * size_balance(targets, floats(rows["diameter_mm"]), weights))
 
 
 def concept_names(rows: pd.DataFrame) -> tuple[str, ...]:

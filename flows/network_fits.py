@@ -22,6 +22,7 @@ from data_contracts.records import atomic_path, write_bytes_atomic
 from flows.backbone import calibration_rows, initial_backbone
 from flows.engine import step
 from flows.labelled import learned_concepts
+from flows.members import fit_members
 from flows.progress import say, stage
 from flows.ranks import announce
 from flows.teaching import load_teacher
@@ -85,9 +86,13 @@ def fit_network(
         say(f"fit {name}: there already")
         return name
     cohort = TrainingCohort(workspace.datasets_root / dataset_id, params, feature_table)
+    held_out: pd.Series | None = None
     if name == ADABN:
         network = _with_target_statistics(folder.parent / SOURCE_ONLY, cohort, params)
         history, facts = [], {}
+    elif params.members > 1:
+        network, held_out, history = _fitted_members(folder, cohort, params, name)
+        facts = {}
     else:
         table = "" if feature_table is None else str(feature_table)
         message = {"run_id": run_id, "dataset_id": dataset_id, "name": name, "feature_table": table}
@@ -109,7 +114,7 @@ def fit_network(
     at_source = _as_the_source_is_seen(network, cohort, params, name)
     _write_represented(folder, network, at_source, cohort, params)
     write_bytes_atomic(folder / "history.json", json.dumps(history).encode())
-    logits = _logits_of_parts(network, at_source, cohort, params, cached=name != ADABN)
+    logits = _logits_of_parts(network, at_source, cohort, params, cached=name != ADABN, held_out=held_out)
     with atomic_path(folder / "logits.parquet") as temporary:  # last: with it the network is done
         logits.to_parquet(temporary, index=False)
     shutil.rmtree(folder / "state", ignore_errors=True)
@@ -155,6 +160,24 @@ def _fitted(
         state_every_s=_STATE_EVERY_S,
         on_epoch=on_epoch,
     )
+
+
+def _fitted_members(
+    folder: Path, cohort: TrainingCohort, params: TrainParams, name: str
+) -> tuple[NoduleNetwork, pd.Series, list[dict[str, Any]]]:
+    """Several networks as one, by patch_id the logit of the member that did not learn from it, and every epoch."""
+    rows = cohort.train()
+    with stage(f"fit {name}", params.epochs * params.members) as progress:
+        network, logits, epochs = fit_members(
+            cohort.reader,
+            rows,
+            params,
+            input_spec(cohort.reader.card, params),
+            folder / "state",
+            state_every_s=_STATE_EVERY_S,
+            on_epoch=lambda epoch: progress.advance(_epoch_line(epoch), epoch.epoch + 1 - progress.done),
+        )
+    return network, pd.Series(logits, index=list(rows["patch_id"])), [asdict(epoch) for epoch in epochs]
 
 
 def _with_target_statistics(source_only: Path, cohort: TrainingCohort, params: TrainParams) -> NoduleNetwork:
@@ -215,9 +238,18 @@ def _write_represented(
 
 
 def _logits_of_parts(
-    network: NoduleNetwork, at_source: NoduleNetwork, cohort: TrainingCohort, params: TrainParams, *, cached: bool
+    network: NoduleNetwork,
+    at_source: NoduleNetwork,
+    cohort: TrainingCohort,
+    params: TrainParams,
+    *,
+    cached: bool,
+    held_out: pd.Series | None = None,
 ) -> pd.DataFrame:
-    """patch_id, part, logit of validation, test and target; `cached`: features of the first backbone still hold."""
+    """patch_id, part, logit of validation, test and target.
+
+    cached: features of the first backbone still hold. held_out: logits of validation by patch_id, where they are known.
+    """
     spec = input_spec(cohort.reader.card, params)
     parts = {"validation": (at_source, cohort.validation()), "test": (network, cohort.test())}
     if params.target_site:
@@ -225,7 +257,9 @@ def _logits_of_parts(
     tables = []
     for part, (seen_by, rows) in parts.items():
         features = cohort.features(rows) if params.views == 1 and cached else None
-        if features is None:
+        if part == "validation" and held_out is not None:
+            logits = held_out.loc[list(rows["patch_id"])].to_numpy()
+        elif features is None:
             logits = predict_logits(seen_by, cohort.patches(rows), spec)
         else:
             logits = logits_of_features(seen_by, features)

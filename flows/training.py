@@ -22,6 +22,7 @@ from flows.environment import environment
 from flows.evaluation import predictions_of, write_evaluation
 from flows.features import feature_params, feature_table
 from flows.labelled import floats
+from flows.members import check_members
 from flows.network_fits import (
     JOINT,
     SOURCE_ONLY,
@@ -53,6 +54,10 @@ from pipeline.scoring.thresholds import freeze_thresholds, threshold_name
 #: part of a run's id: a change of what training does makes new runs
 TRAINING_VERSION = 2
 PROTOCOL = "patients held out by a hash of their key; thresholds and calibration frozen on validation patients"
+MEMBERS_PROTOCOL = (
+    "patients held out by a hash of their key; thresholds and calibration frozen on training patients, each predicted "
+    "by a network that did not learn from it"
+)
 
 
 def _logits(workspace: Workspace, run_id: str, name: str, part: str, rows: pd.DataFrame) -> np.ndarray:
@@ -66,12 +71,15 @@ def _histories(workspace: Workspace, run_id: str, networks: list[str]) -> dict[s
 
 def _calibrate(workspace: Workspace, run_id: str, name: str, cohort: TrainingCohort) -> Calibration:
     validation, train = cohort.validation(), cohort.train()
+    if cohort.params.members > 1:  # the training patients themselves calibrate
+        train = train.head(0)
     return fit_calibration(
         _logits(workspace, run_id, name, "validation", validation),
         floats(validation["diameter_mm"]),
         floats(validation["label"]),
         floats(train["diameter_mm"]),
         floats(train["label"]),
+        balance=cohort.params.fusion_balance,
     )
 
 
@@ -128,6 +136,7 @@ def choose_and_evaluate(
         weights_sha256=weights.sha256,
         pretrained=weights.pretrained,
         head=params.head,
+        members=params.members,
         input=input_spec(cohort.reader.card, params),
         calibration=calibrations[chosen],
         thresholds=frozen["score"],
@@ -156,7 +165,7 @@ def choose_and_evaluate(
         folder,
         tables[chosen],
         card,
-        protocol=PROTOCOL,
+        protocol=PROTOCOL if params.members == 1 else MEMBERS_PROTOCOL,
         baseline_thresholds={score: frozen[score] for score in ("score_image", "score_size")},
         alternatives={name: table for name, table in tables.items() if len(networks) > 1},
         adaptation=decision,
@@ -214,6 +223,7 @@ def log_and_register(workspace: Workspace, run_id: str, networks: list[str], mod
 def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_name: str) -> dict[str, Any]:
     """Fit, choose, evaluate, log and register; each stage is done once, whatever is killed when."""
     workspace = Workspace(Path(workspace_root))
+    check_members(params)
     networks = network_names(params)
     dataset_dir = workspace.datasets_root / dataset_id
     cohort = TrainingCohort(dataset_dir, params)

@@ -49,8 +49,11 @@ class TrainingCohort:
         return digest_of([self.reader.card.dataset_id, shards, sha256_file(self._dir / "index.parquet")], length=64)
 
     def train(self) -> pd.DataFrame:
-        """Training rows of the source; with a soft-label term also the indeterminate ones."""
-        rows = self._rows(Split.TRAIN, site=self.params.source_site, labelled=self._needs_label)
+        """Training rows of the source; with a soft-label term also the indeterminate ones.
+
+        A model of several members learns from the validation patients, too, each member without a part of them all.
+        """
+        rows = self._rows(*self._learned_splits, site=self.params.source_site, labelled=self._needs_label)
         return self._both_labels(rows, "training")
 
     def labelled_target(self) -> pd.DataFrame:
@@ -70,8 +73,9 @@ class TrainingCohort:
         return rows
 
     def source_validation(self) -> pd.DataFrame:
-        """Labelled validation rows of the source."""
-        rows = self._rows(Split.VALIDATION, site=self.params.source_site, labelled=True)
+        """Labelled validation rows of the source; all labelled rows that several members learn from."""
+        splits = (Split.VALIDATION,) if self.params.members == 1 else self._learned_splits
+        rows = self._rows(*splits, site=self.params.source_site, labelled=True)
         return self._both_labels(rows, "validation")
 
     def test(self) -> pd.DataFrame:
@@ -107,14 +111,18 @@ class TrainingCohort:
         )
 
     @property
+    def _learned_splits(self) -> tuple[Split, ...]:
+        return (Split.TRAIN,) if self.params.members == 1 else (Split.TRAIN, Split.VALIDATION)
+
+    @property
     def _needs_label(self) -> bool:
         return self.params.soft_label_weight == 0
 
     def _labelled(self, rows: pd.DataFrame) -> LabelledPatches:
         return labelled_patches(self.reader, rows, self.params, features=self.features(rows))
 
-    def _rows(self, split: Split, *, site: str = "", labelled: bool = False) -> pd.DataFrame:
-        chosen = self.index["split"] == split.value
+    def _rows(self, *splits: Split, site: str = "", labelled: bool = False) -> pd.DataFrame:
+        chosen = self.index["split"].isin([split.value for split in splits])
         if site:
             chosen &= self.index["site"] == site
         if labelled:

@@ -11,8 +11,8 @@ from safetensors.torch import load, save
 from data_contracts.errors import UsageError, WeightsDigestError, WeightsError
 from data_contracts.model_card import ModelCard
 from data_contracts.records import sha256_file, write_bytes_atomic
-from models.networks.backbones import build_backbone
 from models.networks.inflate import as_volumetric
+from models.networks.joined import build_backbones
 from models.networks.network import HeadKind, NetworkPlan, NoduleNetwork, build_network
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -45,7 +45,7 @@ def load_network(directory: Path, card: ModelCard) -> NoduleNetwork:
             todo="Restore the folder from its source; nothing was loaded.",
         )
     try:
-        backbone = as_volumetric(build_backbone(card.backbone, seed=0), card.input.volumetric)
+        backbone = as_volumetric(build_backbones(card.backbone, card.members, seed=0), card.input.volumetric)
         network = build_network(backbone, NetworkPlan(cast(HeadKind, card.head), card.pooling, card.concepts), seed=0)
     except UsageError as error:
         raise WeightsError(error.what, where="model card", todo=error.todo) from None

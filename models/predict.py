@@ -25,16 +25,38 @@ def predict_logits(
     network: NoduleNetwork, patches: NDArray[np.generic], spec: InputSpec, batch_size: int = 0
 ) -> NDArray[np.float64]:
     """Logits (n,) of patches (n, *patch_shape): the mean over `spec.views` flips and quarter turns."""
+    return _over_views(network, patches, spec, batch_size, lambda images: network(images)[:, None])[:, 0]
+
+
+def predict_outputs(
+    network: NoduleNetwork, patches: NDArray[np.generic], spec: InputSpec, batch_size: int = 0
+) -> NDArray[np.float64]:
+    """Logits (n, 1 + k) of malignancy and of k concepts, each the mean over `spec.views` flips and quarter turns."""
+
+    def outputs(images: Tensor) -> Tensor:
+        logit, concepts = network.with_concepts(images)
+        return torch.cat([logit[:, None], concepts], dim=1)
+
+    return _over_views(network, patches, spec, batch_size, outputs)
+
+
+def _over_views(
+    network: NoduleNetwork,
+    patches: NDArray[np.generic],
+    spec: InputSpec,
+    batch_size: int,
+    outputs: Callable[[Tensor], Tensor],
+) -> NDArray[np.float64]:
+    """What `outputs` makes of the images of patches, (n, m): the mean over `spec.views` flips and quarter turns."""
     network.eval()
     keep_heap()
     batch_size = batch_size or patches_a_pass(spec)
-    out = np.zeros(len(patches), dtype=np.float64)
+    parts = []
     with torch.inference_mode():
-        for start in range(0, len(patches), batch_size):
+        for start in range(0, max(len(patches), 1), batch_size):
             images = to_images(patches[start : start + batch_size], spec)
-            logits = torch.stack([network(view) for view in orbit(images, spec.views)]).mean(dim=0)
-            out[start : start + batch_size] = logits.double().numpy()
-    return out
+            parts.append(torch.stack([outputs(view) for view in orbit(images, spec.views)]).mean(dim=0).double())
+    return np.asarray(torch.cat(parts).numpy())
 
 
 def logits_of_features(network: NoduleNetwork, features: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_contracts.errors import UsageError
 from data_contracts.params import LabelParams, SplitParams, TrainParams
-from flows.crossval import cross_validate, fold_rows
+from flows.crossval import cross_validate, fold_predictions, fold_rows
 from flows.labelled import concept_targets, labelled_patches, patches_of
+from flows.members import check_members, fit_members
+from models.networks.inputs import input_spec
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.importers import import_npz
 
@@ -101,3 +104,37 @@ def test_crops_of_native_spacing_come_on_the_common_grid(dataset):
     same = np.isclose(reader.index["pixel_spacing_mm"], 0.7)
     assert (np.abs(plain[same].astype(int) - common[same]) <= 1).all()
     assert not np.array_equal(plain[~same], common[~same])
+
+
+MEMBERS = RECIPE.model_copy(update={"unfreeze": 1, "epochs": 1, "members": 2, "blend_concepts": True})
+
+
+def test_a_model_of_several_members_scores_every_row_and_goes_on_from_finished_members(dataset, tmp_path):
+    first = fold_predictions(dataset, MEMBERS, 0, n_folds=2, state_dir=tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.glob("member-*/outputs.npy")}
+    again = fold_predictions(dataset, MEMBERS, 0, n_folds=2, state_dir=tmp_path)
+    assert len(kept) == 2
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert np.isfinite(first["logit"]).all()
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_each_member_is_judged_on_patients_it_did_not_learn_from(dataset, tmp_path, monkeypatch):
+    reader = PatchReader(dataset)
+    learned = []
+    monkeypatch.setattr(
+        "flows.members.labelled_patches",
+        lambda reader, rows, params: learned.append(set(rows["patient_key"])) or labelled_patches(reader, rows, params),
+    )
+    spec = input_spec(reader.card, MEMBERS)
+    _, logits, history = fit_members(reader, reader.index, MEMBERS, spec, tmp_path)
+    assert not learned[0] & learned[1]
+    assert learned[0] | learned[1] == set(reader.index["patient_key"])
+    assert len(logits) == len(reader.index)
+    assert [epoch.epoch for epoch in history] == [0, 1]
+
+
+@pytest.mark.parametrize("wrong", [{"unfreeze": 0}, {"head": "mlp"}, {"pooling": "attention"}])
+def test_what_cannot_be_joined_is_refused_before_anything_is_fitted(wrong):
+    with pytest.raises(UsageError):
+        check_members(MEMBERS.model_copy(update=wrong))

@@ -81,6 +81,34 @@ def test_with_many_nodules_the_fusion_is_a_plain_logistic_regression():
     assert [calibration.image_weight, calibration.size_weight] == pytest.approx(plain.coef_[0], rel=0.03)
 
 
+def sized_nodules(rng, n):
+    """Nodules whose label is mostly size, and a logit that knows something of the rest."""
+    diameters = rng.uniform(4, 24, n)
+    other = rng.normal(size=n)
+    labels = (rng.random(n) < expit((diameters - 12) / 1.5 + other)).astype(float)
+    return 2 * other + rng.normal(size=n), diameters, labels
+
+
+def test_balance_gives_more_of_the_score_to_the_image_and_keeps_it_calibrated():
+    logits, diameters, labels = sized_nodules(np.random.default_rng(10), 4000)
+    fitted = [fit_calibration(logits, diameters, labels, [], [], balance=share) for share in (0.0, 0.5)]
+    plain, balanced = (calibration.size_weight / calibration.image_weight for calibration in fitted)
+    assert balanced < 0.8 * plain
+    score = apply_calibration(fitted[1], logits, diameters)["score"]
+    assert score.mean() == pytest.approx(labels.mean(), abs=0.01)
+    bias, slope = fit_platt(np.log(score / (1 - score)), labels)
+    assert (bias, slope) == pytest.approx((0, 1), abs=0.02)
+
+
+def test_a_row_of_weight_two_is_two_rows():
+    rng = np.random.default_rng(11)
+    design, labels = rng.normal(size=(30, 2)), (rng.random(30) < 0.5).astype(float)
+    prior = {"anchor": np.zeros(2), "precision": np.ones(2)}
+    twice = fit_towards(np.r_[design, design[:10]], np.r_[labels, labels[:10]], **prior)
+    weighted = fit_towards(design, labels, **prior, weights=np.r_[np.full(10, 2.0), np.ones(20)])
+    np.testing.assert_allclose(weighted, twice, atol=1e-5)
+
+
 def test_overconfident_logits_become_calibrated_probabilities():
     rng = np.random.default_rng(3)
     truth = rng.normal(size=5000)

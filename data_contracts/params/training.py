@@ -43,11 +43,17 @@ class TrainParams(Params):
         no hard label the readers' mean is the whole target, unless this is 0.
     auxiliary_weight: weight of the concept outputs (readers' other ratings, log-diameter) beside the class.
     auxiliary_weights: weight of a concept among them, by name, such as {spiculation = 2.0}; 1 where it is not named.
-    class_weights: "balanced" lets both classes count alike, "none" each nodule.
+    class_weights: "balanced" lets both classes count alike, "size" lets them count alike at each diameter, so that the
+        image is learned from and not how large a nodule is; "none" lets each nodule count.
     batchnorm: "frozen" keeps the statistics of the weights, "adaptive" goes on learning them.
     batchnorm_domain: from whose images adaptive statistics are learned in an adaptation: joint, source or target.
     augmentations: variants of each patch, the first of which is the patch itself; without a frozen stage
         every epoch draws a new one.
+    members: networks that the model is the mean of, each fitted without one of as many parts of the training and
+        validation patients; what it says of that part calibrates them all. 1 is one network and the validation split.
+    blend_concepts: let the concept outputs add to the logit, as far as those predictions pay for it (members > 1).
+    fusion_balance: share of the fit of image + size in which both classes count alike at each diameter: more of it
+        gives more of the score to the image.
     views: flips and quarter turns that a prediction is the mean of.
     patience: epochs without a better validation figure before fitting stops.
     optimizer: adamw, or sgd with Nesterov momentum 0.9.
@@ -100,10 +106,13 @@ class TrainParams(Params):
     soft_label_weight: float = Field(0.0, ge=0, le=1)
     auxiliary_weight: float = Field(0.0, ge=0)
     auxiliary_weights: dict[str, float] = {}
-    class_weights: Literal["balanced", "none"] = "balanced"
+    class_weights: Literal["balanced", "size", "none"] = "balanced"
     batchnorm: Literal["frozen", "adaptive"] = "frozen"
     batchnorm_domain: Literal["joint", "source", "target"] = "joint"
     augmentations: int = Field(4, ge=1)
+    members: int = Field(1, ge=1, le=10)
+    blend_concepts: bool = False
+    fusion_balance: float = Field(0.0, ge=0, le=1)
     views: int = Field(1, ge=1, le=8)
     common_spacing_mm: float = Field(0.0, ge=0)
     source_site: str = ""

@@ -25,6 +25,7 @@ def train(
     from flows.presets import assignments, train_params
 
     overrides = assignments(settings_)
+    dataset = str(overrides.pop("dataset", dataset))
     if weights:
         overrides["weights"] = weights
     params = train_params(preset, overrides)
@@ -49,7 +50,7 @@ def train(
 @app.command()
 def evaluate(
     version: Annotated[str, typer.Argument(help="Version number, or an alias such as champion.")],
-    dataset: Annotated[str, typer.Option(help="Another dataset; its own held-out split by default.")] = "",
+    dataset: Annotated[str, typer.Option(help="Another dataset, all patients unseen in training.")] = "",
 ) -> None:
     """Figures of a registered version on held-out patients."""
     session.open()[1].require()

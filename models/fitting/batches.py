@@ -51,7 +51,7 @@ class Batches:
             self._target = inputs(data.target, params.augmentations, params.seed + 1)
         self._targets = torch.from_numpy(train.targets(params.soft_label_weight))
         self._weights = class_balance(self._targets)
-        if params.class_weights == "none":
+        if params.class_weights != "balanced":  # "size" came with the weights of the patches
             self._weights = torch.ones_like(self._targets)
         if train.weights is not None:
             self._weights = self._weights * torch.from_numpy(np.asarray(train.weights, dtype=np.float32))

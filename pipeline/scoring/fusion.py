@@ -7,6 +7,10 @@
 Size alone is a strong classifier and can be learned from every training diameter; a validation set of
 twenty to thirty nodules can easily mislead about what the image adds. So the fusion starts at the
 size-only coefficients and at an image weight of zero, and moves away only as far as validation pays for it.
+
+On a cohort where the label is mostly size the best log loss leans on the size far more than the order of nodules of one
+size can bear. `balance` gives a share of the fit to a sample in which size says nothing (`size_balance`): the image
+gets more of the score, the AUC over all sizes hardly changes, and the score is calibrated again on the cohort itself.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from scipy.special import expit, logit
 
 from data_contracts.model_card import Calibration
 from pipeline.scoring.penalised_logistic import fit_towards
+from pipeline.scoring.size_balance import size_balance
 
 Floats = NDArray[np.float64]
 
@@ -49,6 +54,8 @@ def fit_calibration(
     label_val: ArrayLike,
     diameter_train: ArrayLike,
     label_train: ArrayLike,
+    *,
+    balance: float = 0.0,
 ) -> Calibration:
     """Coefficients of the three scores.
 
@@ -57,6 +64,7 @@ def fit_calibration(
     logit_val, diameter_val, label_val: (n,) validation nodules the network was not fitted on; diameters in mm.
     diameter_train, label_train: (m,) training nodules; only their diameters are used, because the
         network's logits on them are overfitted.
+    balance: 0..1, share of the fusion's fit in which both classes count alike at each diameter.
 
     Labels are 0 or 1; rows with NaN (NA) labels are left out, and so are unknown diameters where size is needed.
     """
@@ -68,7 +76,7 @@ def fit_calibration(
     image_only = fit_platt(logits[usable], labels[usable])
     fused = usable & np.isfinite(sizes)
     if fused.any():
-        fusion = _fit_fusion(logits[fused], sizes[fused], labels[fused], size_only)
+        fusion = _fit_fusion(logits[fused], sizes[fused], labels[fused], size_only, balance)
     else:
         fusion = (image_only[0], image_only[1], 0.0)
     return Calibration(
@@ -145,7 +153,7 @@ def _fit_size_only(sizes: Floats, labels: Floats) -> tuple[float, float]:
 
 
 def _fit_fusion(
-    logits: Floats, sizes: Floats, labels: Floats, size_only: tuple[float, float]
+    logits: Floats, sizes: Floats, labels: Floats, size_only: tuple[float, float], balance: float
 ) -> tuple[float, float, float]:
     """Bias, image weight (not below 0) and size weight, pulled towards the size-only coefficients.
 
@@ -165,6 +173,12 @@ def _fit_fusion(
         anchor=anchor,
         precision=np.array([_FUSION_BIAS_PRECISION, _FUSION_IMAGE_PRECISION, _FUSION_SIZE_PRECISION]),
         lower=np.array([-np.inf, 0.0, min(anchor[2], 0.0)]),
+        weights=None
+        if balance == 0
+        else (1 - balance) + balance * size_balance(labels, np.exp(sizes), np.ones(labels.size)),
     )
+    if balance > 0:  # the order of nodules is settled, its probabilities are those of the cohort
+        shift, slope = fit_platt(design @ np.array([bias, image, size]), labels)
+        bias, image, size = shift + slope * bias, slope * image, slope * size
     image_weight, size_weight = float(image / image_spread), float(size / size_spread)
     return float(bias) - image_weight * image_center - size_weight * size_center, image_weight, size_weight

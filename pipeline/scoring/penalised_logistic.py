@@ -14,22 +14,30 @@ Floats = NDArray[np.float64]
 
 
 def fit_towards(
-    design: Floats, labels: Floats, *, anchor: Floats, precision: Floats, lower: Floats | None = None
+    design: Floats,
+    labels: Floats,
+    *,
+    anchor: Floats,
+    precision: Floats,
+    lower: Floats | None = None,
+    weights: Floats | None = None,
 ) -> Floats:
-    """Coefficients (m,) that minimise log loss + sum(precision * (coefficient - anchor)^2) / 2.
+    """Coefficients (m,) that minimise sum(weights * log loss) + sum(precision * (coefficient - anchor)^2) / 2.
 
     Parameters
     ----------
     design: (n, m), with a column of ones where a bias is wanted; n may be 0, which gives the anchor.
     labels: (n,) in 0..1.
     lower: lowest value of each coefficient; -inf where free.
+    weights: (n,), how much each row counts; 1 where None.
     """
+    counts = np.ones(len(labels)) if weights is None else weights
 
     def objective(coefficients: Floats) -> tuple[float, Floats]:
         linear = design @ coefficients
         away = coefficients - anchor
-        loss = float(np.sum(np.logaddexp(0.0, linear) - labels * linear) + np.sum(precision * away**2) / 2)
-        return loss, design.T @ (expit(linear) - labels) + precision * away
+        loss = float(counts @ (np.logaddexp(0.0, linear) - labels * linear) + np.sum(precision * away**2) / 2)
+        return loss, design.T @ (counts * (expit(linear) - labels)) + precision * away
 
     bounds = Bounds(np.full(anchor.size, -np.inf) if lower is None else lower, np.full(anchor.size, np.inf))
     start = np.clip(anchor, bounds.lb, bounds.ub)
