@@ -80,7 +80,6 @@ def fit_networks(cohort: Cohort, methods: tuple[str, ...], seed: int) -> Fitted:
     Every network judges a site by that site's own statistics, so that a threshold frozen on source validation belongs
     to the network as the source sees it. Statistics of the target come from its unlabelled group, never from the test.
     """
-    torch.set_num_threads(1)
     first = _backbone(seed)
     fit_classifier(_data(cohort, None), _params(SOURCE_ONLY, seed, _EPOCHS_FIRST), SPEC, first)
     source = fit_classifier(_data(cohort, None), _params(SOURCE_ONLY, seed), SPEC, copy.deepcopy(first)).network

@@ -49,9 +49,11 @@ class Judged:
 
 def fit_scenario(number: int, seed: int, methods: tuple[str, ...], work: Path) -> Path:
     """Fit the networks of a scenario; returns the file of what they say, which is taken as it is where it exists."""
+    import torch
     from adaptation_fits import fit_networks
     from adaptation_scenarios import cohort_of, draw_objects, scenarios
 
+    torch.set_num_threads(1)
     path = work / f"adaptation-{seed}-{number:02d}-{'-'.join(methods)}.npz"
     if not path.exists():
         cohort = cohort_of(scenarios()[number], seed, draw_objects(work))
