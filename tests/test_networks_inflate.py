@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from data_contracts.errors import UsageError
+from data_contracts.model_card import InputSpec
+from data_contracts.records import sha256_file
+from flows.backbone import initial_backbone
 from models.networks.backbones import build_backbone, state_digest
 from models.networks.inflate import AcsConv, InflatedConv, as_volumetric, inflated
 from models.weights.zoo import calibrate_batchnorm, load_weights
@@ -62,6 +68,17 @@ def test_a_copy_is_inflated_and_the_weights_come_from_the_file_of_the_plane_netw
     torch.testing.assert_close(total, trained.stages[0][0].weight)
 
 
+def test_what_is_recorded_is_the_digest_of_the_plane_networks_file(tmp_path):
+    path = tmp_path / "w.pt"
+    torch.save(calibrated("resnet18").state_dict(), path)
+    spec = InputSpec(
+        kind="3d", patch_shape=(8, 8, 8), value_unit="HU", spacing_mm=1.0, input_size_px=32, volumetric="i3d"
+    )
+    sample = np.zeros((2, 8, 8, 8), dtype=np.int16)
+    backbone, info = initial_backbone("resnet18", str(path), "", 0, sample, spec)
+    assert backbone.axes == 3 and info.sha256 == sha256_file(path)
+
+
 @pytest.mark.parametrize("groups", [1, 6])
 def test_each_third_of_an_acs_convolution_is_the_plane_convolution_of_one_view(groups):
     plain = nn.Conv2d(6, 9 if groups == 1 else 12, 3, stride=2, padding=1, groups=groups)
@@ -77,13 +94,16 @@ def test_each_third_of_an_acs_convolution_is_the_plane_convolution_of_one_view(g
             torch.testing.assert_close(found[:, number * third : (number + 1) * third], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_left_over_of_the_channels_looks_along_the_axial_planes():
-    plain = nn.Conv2d(2, 8, 3, padding=1, bias=False)
+@pytest.mark.parametrize(("channels", "axial", "coronal"), [(7, 3, 2), (8, 3, 3), (9, 3, 3), (2, 1, 1), (1, 1, 0)])
+def test_the_channels_are_shared_out_as_the_authors_do_it(channels, axial, coronal):
+    plain = nn.Conv2d(2, channels, 3, padding=1, bias=False)
     volumes = torch.randn(1, 2, 5, 6, 7)
     with torch.no_grad():
         found = AcsConv(plain)(volumes)
-        expected = torch.stack([plain(volumes[:, :, place]) for place in range(5)], dim=2)
-    torch.testing.assert_close(found[:, :4], expected[:, :4], rtol=1e-4, atol=1e-5)
+        seen = [torch.stack([plain(plane) for plane in volumes.unbind(axis)], dim=axis) for axis in (2, 3, 4)]
+    bounds = (0, axial, axial + coronal, channels)
+    for view, (start, stop) in zip(seen, pairwise(bounds), strict=True):
+        torch.testing.assert_close(found[:, start:stop], view[:, start:stop], rtol=1e-4, atol=1e-5)
 
 
 def test_an_inflated_kernel_is_the_plane_kernel_over_its_depth():

@@ -30,11 +30,13 @@ AdaptationMethods = Annotated[tuple[AdaptationMethod, ...], BeforeValidator(_met
 class TrainParams(Params):
     """Fitting a head, or a head and the last stages, on one dataset.
 
-    backbone: a name that `noduleflow doctor` lists: resnet18/34/50, mobilenet_v2, small_cnn and others.
+    backbone: resnet18/34/50, mobilenet_v2, efficientnet_b0 and others of torchvision whose body is a row of convolutional
+        blocks, small_cnn (to be trained from nothing), or medicalnet_resnet10/18/34/50, which take a 3d patch whole.
     weights: "auto" (torchvision's default weights), "none" (random), or the path of a local file.
     weights_sha256: digest the local file must have; empty accepts and records it.
-    input_size_px: planes are resized to this many pixels a side.
-    windows: the three HU windows that become a plane's channels: lung, mediastinum, bone, or centre:width.
+    input_size_px: planes, or volumes, are resized to this many pixels a side.
+    windows: the three HU windows that become channels: lung, mediastinum, bone, or centre:width; medicalnet_* has one
+        channel, the first.
     volumetric: how a 3d patch enters: "planes" (its three central planes), or as a volume through the backbone inflated
         to three dimensions: "i3d" (kernels repeated along the new axis), "acs" (kernels split over the three planes).
     pooling: how the planes of a patch are joined: "mean", or "attention" (a learned weight for each).

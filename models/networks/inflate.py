@@ -134,10 +134,9 @@ class _VolumeLayerNorm(nn.LayerNorm):
 
 
 def _thirds(count: int) -> tuple[tuple[int, int], ...]:
-    """Axial, coronal and sagittal ranges of `count`; the axial one takes what is left over."""
-    third = count // 3
-    first = count - 2 * third
-    return (0, first), (first, first + third), (first + third, count)
+    """Axial, coronal and sagittal ranges of `count`; of what is left over one goes to the first, one to the second."""
+    first, second = (count + 2) // 3, (2 * count + 2) // 3
+    return (0, first), (first, second), (second, count)
 
 
 def _square(plain: nn.Conv2d) -> tuple[tuple[int, int], ...]:
