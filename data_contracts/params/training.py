@@ -30,8 +30,9 @@ AdaptationMethods = Annotated[tuple[AdaptationMethod, ...], BeforeValidator(_met
 class TrainParams(Params):
     """Fitting a head, or a head and the last stages, on one dataset.
 
-    backbone: resnet18/34/50, mobilenet_v2, efficientnet_b0 and others of torchvision whose body is a row of convolutional
-        blocks, small_cnn (to be trained from nothing), or medicalnet_resnet10/18/34/50, which take a 3d patch whole.
+    backbone: resnet18/34/50, mobilenet_v2, efficientnet_b0 and others of torchvision whose body is a row of
+        convolutional blocks, small_cnn (to be trained from nothing), or medicalnet_resnet10/18/34/50, which take a 3d
+        patch whole.
     weights: "auto" (torchvision's default weights), "none" (random), or the path of a local file.
     weights_sha256: digest the local file must have; empty accepts and records it.
     input_size_px: planes, or volumes, are resized to this many pixels a side.
