@@ -16,7 +16,15 @@ from models.explanation.maps import grad_cam, grad_cam_stage, occlusion, salienc
 from models.explanation.randomised import cascade
 from models.networks.backbones import Backbone
 from models.networks.network import NetworkPlan, NoduleNetwork, build_network
-from pipeline.scoring.explanation import energy_in_mask, pointing_game
+from pipeline.scoring.explanation import (
+    energy_in_mask,
+    faithfulness,
+    localisation,
+    pointing_game,
+    skill,
+    verdict,
+    weight_randomisation,
+)
 from pipeline.scoring.off_centre import displaced, displacements, nodule_masks
 
 SIDE = 32
@@ -102,6 +110,42 @@ def test_a_volume_has_a_map_of_three_dimensions(by_volume, method):
     assert to_patch_grid(maps, spec).shape == (1, 24, 40, 40)
 
 
+def sanity_of(network: NoduleNetwork):
+    """The tests that need no second training, on discs off the centre; half of the patches show none."""
+    images, masks, labels = discs(32, 1, 2, seed=11)
+    shown = labels.numpy() == 1
+    patients = np.array([f"patient{number // 2}" for number in range(16)], dtype=object)
+    images, masks, all_images = images[shown], masks[shown], images
+    with torch.no_grad():
+        logits = network(all_images).double().numpy()
+    maps = grad_cam(network, images, stage=2)
+    own, other = (deletion_insertion(network, images, order) for order in (maps, np.roll(maps, 1, axis=0)))
+    randomised = {name: grad_cam(copy, images, stage=2) for name, copy in cascade(network, images, seed=0)}
+    return [
+        skill(labels.numpy().astype(int), logits),
+        localisation(maps, masks, patients, dims=2),
+        faithfulness(own, other, patients),
+        weight_randomisation(maps, randomised, patients, dims=2),
+    ]
+
+
+def test_maps_of_a_network_that_sees_bright_discs_are_localised_and_faithful(by_planes):
+    found = sanity_of(by_planes)
+    # Not weight randomisation: random filters, too, answer to the brightest thing in a picture of one bright thing.
+    assert verdict(found[:3])[0], found
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_network_of_random_weights_is_refused(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = narrow(2)
+    found = sanity_of(build_network(backbone, NetworkPlan("linear"), seed=seed))
+    reliable, reason = verdict(found)
+    assert not reliable, found
+    assert reason.startswith("failed: ")
+
+
 def test_the_other_planes_show_nothing_where_one_plane_holds_the_disc(by_planes):
     images, masks, _ = discs(2, 3, 2, seed=4)
     one = images[1:].clone()
@@ -162,7 +206,8 @@ def test_deletion_and_insertion_are_ahead_in_the_order_of_the_mask(by_planes):
     images, masks, labels = discs(8, 3, 2, seed=10)
     images, masks = images[labels == 1], masks[labels.numpy() == 1]
     deleted, inserted = deletion_insertion(by_planes, images, masks.astype(np.float32))
-    other_deleted, other_inserted = deletion_insertion(by_planes, images, np.roll(masks, 1, 0).astype(np.float32))
+    elsewhere = masks[..., ::-1, ::-1].astype(np.float32)
+    other_deleted, other_inserted = deletion_insertion(by_planes, images, elsewhere)
     assert (deleted < other_deleted).all()
     assert (inserted > other_inserted).all()
 
