@@ -90,6 +90,7 @@ def parameter_tables() -> str:
         "`features --set` and `few-shot --set`": params.FeatureParams,
         "`few-shot --set`, episodes": params.FewShotParams,
         "`train --set` and presets": params.TrainParams,
+        "`explain --set`": params.ExplainParams,
         "`promote --policy` and `[policy]` of `run`": PromotionPolicy,
         "`run --config`": RunPlan,
     }
