@@ -8,6 +8,7 @@ from data_contracts.errors import LeakError, UsageError
 from data_contracts.manifest import Split
 from data_contracts.model_card import ModelCard
 from data_contracts.params import TrainParams
+from flows.progress import say
 from flows.registry import Registry
 from flows.training_cohort import TrainingCohort
 from flows.workspace import Workspace
@@ -47,6 +48,8 @@ def with_teacher(workspace: Workspace, model_name: str, params: TrainParams, coh
 
 
 def _check_strangers(workspace: Workspace, card: ModelCard, cohort: TrainingCohort) -> None:
+    if card.training.get("members", 1) != 1:
+        say("warning: the teacher's members learned from validation patients too; the student is calibrated on them")
     index = PatchReader(workspace.dataset(card.dataset_id)).index
 
     def patients(table, *splits: Split) -> set[str]:

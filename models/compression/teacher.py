@@ -34,6 +34,8 @@ class Teacher:
             raise UsageError(
                 "teacher and student see a patch as planes and as a volume", where="teacher", todo="Set volumetric."
             )
+        if params.members > 1:
+            raise UsageError("several members cannot be taught at once", where="teacher", todo="Set members=1.")
         if params.adaptation:
             raise UsageError(
                 "a student learns from its teacher or adapts to a site, not both", where="teacher", todo="Choose one."
