@@ -77,7 +77,7 @@ def change_index(workspace: Workspace, dataset_id: str, change: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.server
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_a_run_killed_in_the_middle_of_an_epoch_goes_on_to_the_same_checkpoint(
     dataset: tuple[Workspace, str], tmp_path: Path
 ) -> None:
@@ -136,7 +136,7 @@ def check_what_mlflow_holds(workspace: Workspace, folder: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.server
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_torchrun_gives_one_run_with_the_logits_of_one_process(dataset: tuple[Workspace, str], tmp_path: Path) -> None:
     workspace = copy_of(dataset, tmp_path / "shared")
     settings = {"source_site": "A", "epochs": 2, "batchnorm": "adaptive", "unfreeze": 2}
