@@ -18,7 +18,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "one network": {},
     "grid 0.4 mm (zoom)": {"common_spacing_mm": 0.4},
     "input 96 px": {"input_size_px": 96},
-    "class weights by size": {"class_weights": "size"},
+    "classes alike as a whole, not at each size": {"class_weights": "balanced"},
     "no auxiliary targets": {"auxiliary_weight": 0.0},
     "hard labels only": {"soft_label_weight": 0.0},
     "one view": {"views": 1},
