@@ -36,8 +36,10 @@ os.environ.update(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that asks for real data is a realdata test, whether or not it says so."""
+    """A test that asks for real data is a realdata test; of two processes, one runs a file, and one all of the demo."""
     for item in items:
+        of_demo = "demo_workspace" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if of_demo else item.path.name))
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.realdata)
 
