@@ -22,6 +22,7 @@ from models.fitting.fit import fit_classifier
 from models.networks.backbones import Backbone, build_backbone
 from models.networks.inflate import as_volumetric, inflated
 from models.networks.inputs import as_batch, input_spec, plane_count, to_images
+from models.networks.joined import build_backbones, join_networks
 from models.networks.network import NetworkPlan, build_network
 from models.predict import Predictor, predict_logits
 from models.weights.zoo import calibrate_batchnorm
@@ -211,3 +212,18 @@ def test_the_card_decides_whether_a_network_sees_planes_or_a_volume(tmp_path):
 def test_inflating_twice_is_refused_by_its_layers():
     with pytest.raises(UsageError, match="takes volumes as they are"):
         as_volumetric(inflated(build_backbone("small_cnn", seed=0), "i3d"), "planes")
+
+
+def test_networks_of_volumes_are_joined_and_built_again_from_their_card():
+    networks = [
+        build_network(inflated(build_backbone("small_cnn", seed=seed), "i3d"), NetworkPlan("linear"), seed=seed)
+        for seed in (0, 1)
+    ]
+    joined = join_networks(networks, NetworkPlan("linear"))
+    again = build_network(as_volumetric(build_backbones("small_cnn", 2, seed=5), "i3d"), NetworkPlan("linear"), seed=5)
+    again.load_state_dict(joined.state_dict())
+    volumes = torch.randn(2, 1, 3, 16, 16, 16)
+    with torch.no_grad():
+        expected = torch.stack([network(volumes) for network in networks]).mean(dim=0)
+        torch.testing.assert_close(joined(volumes), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(again(volumes), expected, rtol=1e-4, atol=1e-5)

@@ -39,7 +39,8 @@ class JoinedBackbone(Backbone):
 
     def __init__(self, members: Sequence[Backbone]) -> None:
         first = members[0]
-        super().__init__(first.name, [], sum(member.n_features for member in members))
+        width = sum(member.n_features for member in members)
+        super().__init__(first.name, [], width, axes=first.axes, channels=first.channels)
         self.stages = nn.ModuleList(
             nn.Sequential(SideBySide([member.stages[stage] for member in members], shared_input=stage == 0))
             for stage in range(len(first.stages))
