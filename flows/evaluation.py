@@ -87,7 +87,7 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
     run_folder, card = Registry(workspace, model_name).verified_folder(version)
     dataset_dir = workspace.dataset(dataset or card.dataset_id)
     reader = PatchReader(dataset_dir)
-    rows, whose = _unseen(workspace, reader, card)
+    rows, whose = unseen_rows(workspace, reader, card)
     if rows.empty:
         raise NothingUsableError("the dataset has no patients unseen in training", where=dataset_dir.name)
     cut = TrainParams(common_spacing_mm=card.training.get("common_spacing_mm", 0.0))
@@ -107,7 +107,7 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
     return folder
 
 
-def _unseen(workspace: Workspace, reader: PatchReader, card: ModelCard) -> tuple[pd.DataFrame, str]:
+def unseen_rows(workspace: Workspace, reader: PatchReader, card: ModelCard) -> tuple[pd.DataFrame, str]:
     """Rows that the version of `card` may be judged by, and which these are; the held-out split in doubt."""
     held_out = reader.index[reader.index["split"] == Split.TEST.value], "held-out patients of the dataset"
     learned_dir = workspace.datasets_root / card.dataset_id
