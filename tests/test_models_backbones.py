@@ -65,9 +65,7 @@ def test_the_seed_decides_the_weights_and_the_global_generator_is_left_alone():
 
 
 def test_an_unknown_backbone_is_refused_with_those_there_are():
-    with pytest.raises(
-        UsageError, match=r"Known: convnext_tiny, .*medicalnet_resnet10, .*small_cnn"
-    ) as no:
+    with pytest.raises(UsageError, match=r"Known: convnext_tiny, .*medicalnet_resnet10, .*small_cnn") as no:
         build_backbone("vgg15", seed=0)
     assert "\n" not in no.value.line()
 
