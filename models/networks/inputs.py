@@ -23,7 +23,7 @@ CHANNELS = 3
 #: images a pass: their activations then stay in the processor's cache (ResNet50: about three times as fast as 48)
 _IMAGES_A_PASS = 16
 _VOLUMES_A_PASS = 2
-#: of a volume with one channel in 0..1: near those of nodule crops in the lung window
+#: of a volume with one channel in 0..1; MedicalNet standardises each volume instead, so its weights see another scale
 _ONE_CHANNEL = {"mean": (0.5,), "std": (0.25,)}
 
 
