@@ -35,6 +35,8 @@ os.environ.update(
 )
 
 
+# First, because what deals the tests out to processes reads the groups in the same hook.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test that asks for real data is a realdata test; of two processes, one runs a file, and one all of the demo."""
     for item in items:
