@@ -26,7 +26,7 @@ demo: setup
 	@$(BIN)/noduleflow $(if $(WORKSPACE),--workspace $(WORKSPACE)) demo $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

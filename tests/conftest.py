@@ -35,13 +35,9 @@ os.environ.update(
 )
 
 
-# First, because what deals the tests out to processes reads the groups in the same hook.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that asks for real data is a realdata test; of two processes, one runs a file, and one all of the demo."""
+    """A test that asks for real data is a realdata test, whether or not it says so."""
     for item in items:
-        of_demo = "demo_workspace" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo" if of_demo else item.path.name))
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.realdata)
 
