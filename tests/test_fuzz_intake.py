@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
+import zlib
 from pathlib import Path
 
 import pytest
 from trap_fuzz import BASES, base_of, check, fuzz, independent_planes, mutated
 from trap_mutations import MUTATIONS
 
+from data_contracts.params import IngestParams
+from pipeline.deidentify.pseudonyms import Pseudonymizer
+from pipeline.intake.discover import discover
+
 #: cases that once went wrong, as (seed, number)
-KEPT: tuple[tuple[int, int], ...] = ()
+KEPT: tuple[tuple[int, int], ...] = ((1561782949, 184),)
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -43,3 +49,16 @@ def test_no_mutation_brings_a_crash_a_hang_or_a_wrong_volume(tmp_path: Path) -> 
     print(f"{report.cases} cases of seed {seed}")
     assert report.cases > 20
     assert not report.failures, told
+
+
+def test_a_header_of_zeros_without_end_is_given_up_soon(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    front = b"\0" * 128 + b"DICM" + b"\x02\0\x10\0UI\x16\0" + b"1.2.840.10008.1.2.1.99"
+    bomb = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    packed = bomb.compress(b"\x08\0\x05\0CS\x04\0utf8" + bytes(64 << 20)) + bomb.flush()
+    (folder / "bomb.dcm").write_bytes(front + packed)
+    before_s = time.process_time()
+    found = discover(folder, Pseudonymizer(b"secret"), IngestParams(), tmp_path / "scratch")
+    assert time.process_time() - before_s < 10
+    assert found.series == () and len(found.rejections) == 1

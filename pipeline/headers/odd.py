@@ -31,6 +31,9 @@ from pipeline.headers.values import RawValues
 MAX_HEADER_BYTES = 64 << 20
 #: and what it may inflate to
 MAX_INFLATED_BYTES = 16 << 20
+#: reads of an element or two that it may need; a run of zeros is an endless row of empty elements
+_MOST_READS = 1_000_000
+_MOST_ELEMENTS = 100_000
 _FRONT_BYTES = 64 << 10
 _PREFIX_BYTES = 134
 _DAMAGED_BYTES = 4 << 20
@@ -46,12 +49,14 @@ class _BoundedStream(io.RawIOBase):
         self._file = file
         self._position = 0
         self._left = MAX_HEADER_BYTES
+        self._reads = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         there = max(self._file.n_bytes - self._position, 0)
         wanted = there if size is None or size < 0 else min(size, there)
         self._left -= wanted
-        if self._left < 0:
+        self._reads += 1
+        if self._left < 0 or self._reads > _MOST_READS:
             raise DecodeError("the header is larger than any")
         data = os.pread(self._file.descriptor, wanted, self._position)
         self._position += len(data)
@@ -63,6 +68,19 @@ class _BoundedStream(io.RawIOBase):
 
     def tell(self) -> int:
         return self._position
+
+
+class _AtPixels:
+    """Tells pydicom to stop before the pixels, and raises where a dataset has more elements than any header."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def __call__(self, tag: BaseTag, vr: str | None, length: int) -> bool:
+        self._seen += 1
+        if self._seen > _MOST_ELEMENTS:
+            raise DecodeError("the header has more elements than any")
+        return int(tag) in _PIXEL_TAGS
 
 
 def read_odd_header(file: OpenFile) -> SliceHeader | None:
@@ -149,7 +167,7 @@ def _facts(
         cast(BinaryIO, stream),
         encoding.implicit,
         encoding.little,
-        stop_when=lambda tag, vr, length: int(tag) in _PIXEL_TAGS,
+        stop_when=_AtPixels(),
         specific_tags=_TAGS,
     )
     implicit, little = dataset.original_encoding
