@@ -42,6 +42,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.realdata)
 
 
+def pytest_runtest_teardown() -> None:
+    """mlflow exports the address that a test gave it in this process; commands of later tests must not inherit it."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of this repository."""
