@@ -13,7 +13,7 @@ from prefect import flow
 
 from data_contracts.concepts import CONCEPT_TABLE, CONCEPTS_FILE
 from data_contracts.errors import NothingUsableError
-from data_contracts.evaluation import AdaptationDecision, Figure
+from data_contracts.evaluation import AdaptationDecision, EvaluationReport, Figure
 from data_contracts.manifest import Split
 from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import EvaluateParams, TrainParams
@@ -52,8 +52,11 @@ def write_evaluation(
     alternatives: Mapping[str, pd.DataFrame] | None = None,
     adaptation: AdaptationDecision | None = None,
     concepts: pd.DataFrame | None = None,
-) -> None:
-    """predictions.parquet, concepts.parquet, evaluation.json and report.html of one network on one held-out set."""
+) -> EvaluationReport:
+    """predictions.parquet, concepts.parquet, evaluation.json and report.html of one network on one held-out set.
+
+    Returns what evaluation.json holds.
+    """
     report = build_report(
         predictions,
         run_id=card.run_id,
@@ -75,6 +78,7 @@ def write_evaluation(
     PREDICTION_TABLE.write(folder / "predictions.parquet", predictions)
     write_bytes_atomic(folder / "report.html", render_evaluation(report, predictions).encode())
     report.write(folder / "evaluation.json")
+    return report
 
 
 @step("evaluate-version")

@@ -46,7 +46,7 @@ ADABN = "adabn"
 #: the most work of a fit that a kill may cost, beside the epoch it falls into
 _STATE_EVERY_S = 15.0
 _FACTS = "network.json"
-#: representations (n, width) of training, validation and target rows, in the order of the cohort's tables
+#: representations (n, width) of validation and target rows, in the order of the cohort's tables
 REPRESENTED_FILE = "represented.safetensors"
 
 
@@ -224,16 +224,13 @@ def forget_weights(folder: Path) -> None:
 def _write_represented(
     folder: Path, network: NoduleNetwork, at_source: NoduleNetwork, cohort: TrainingCohort, params: TrainParams
 ) -> None:
-    """What the gate of an adaptation looks at: representations of training, validation and target patches."""
+    """What the gate of an adaptation looks at: representations of validation and target patches."""
     if not params.adaptation:
         return
     spec = input_spec(cohort.reader.card, params)
-    parts = {
-        "train": (at_source, cohort.train()),
-        "validation": (at_source, cohort.validation()),
-        "target": (network, cohort.target()),
-    }
-    content = save({part: represented(seen_by, cohort.patches(rows), spec) for part, (seen_by, rows) in parts.items()})
+    seen_by = {"validation": at_source, "target": network}
+    parts = _gate_parts(cohort)
+    content = save({part: represented(seen_by[part], cohort.patches(rows), spec) for part, rows in parts})
     write_bytes_atomic(folder / REPRESENTED_FILE, content)
 
 

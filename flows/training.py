@@ -44,7 +44,6 @@ from models.networks.backbones import build_backbone
 from models.networks.inputs import input_spec
 from models.weights.zoo import WeightsInfo, load_weights
 from pipeline.review.training_pictures import confusion_png, curves_png
-from pipeline.scoring.concepts import concept_figures
 from pipeline.scoring.delong import delong
 from pipeline.scoring.fusion import apply_calibration, fit_calibration
 from pipeline.scoring.label_check import label_warnings
@@ -158,10 +157,7 @@ def choose_and_evaluate(
     if card.concepts:
         predicted = concepts_in_own_units(load_network(folder, card), cohort.patches(test), card)
         concepts = concept_table(predicted, test)
-        assert concepts is not None
-        figures = card_figures(concept_figures(concepts, EvaluateParams()))
-        card = card.model_copy(update={"concept_figures": figures})
-    write_evaluation(
+    report = write_evaluation(
         folder,
         tables[chosen],
         card,
@@ -172,6 +168,7 @@ def choose_and_evaluate(
         params=EvaluateParams(),
         concepts=concepts,
     )
+    card = card.model_copy(update={"concept_figures": card_figures(report.concepts)})
     _write_pictures(folder, tables[chosen], card, params, histories)
     write_bytes_atomic(folder / "environment.json", json.dumps(environment(), indent=1).encode())
     card.write(folder / "model_card.json")

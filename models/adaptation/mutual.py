@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from models.adaptation.adversary import reversal_strength
 from models.adaptation.base import Adaptation, DomainOutputs
-from models.adaptation.statistics import BATCHNORM, held_statistics
+from models.adaptation.statistics import freeze_statistics, held_statistics
 from models.networks.network import Head, Trunk
 
 #: both networks must be so sure of a class before it becomes a label
@@ -66,9 +66,7 @@ class MutualTraining(Adaptation):
         """Training mode; frozen statistics stay."""
         super().train(mode)
         if mode and self.frozen:
-            for layer in self.trunk.modules():
-                if isinstance(layer, BATCHNORM):
-                    layer.eval()
+            freeze_statistics(self.trunk)
         return self
 
     def forward(

@@ -25,6 +25,13 @@ def batchnorms(module: nn.Module) -> list[nn.Module]:
     return [layer for layer in module.modules() if isinstance(layer, BATCHNORM) and layer.running_mean is not None]
 
 
+def freeze_statistics(module: nn.Module) -> None:
+    """Every BatchNorm layer in `module` to evaluation mode: it normalises by the averages it has, and they stay."""
+    for layer in module.modules():
+        if isinstance(layer, BATCHNORM):
+            layer.eval()
+
+
 @contextmanager
 def held_statistics(module: nn.Module, *, held: bool = True) -> Iterator[None]:
     """Running averages of `module` stay as they are inside the block, if `held`."""

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from data_contracts.params import TrainParams
 from models.adaptation.methods import build_adaptation
-from models.adaptation.statistics import held_statistics
-from models.fitting.ranks import BATCHNORM, Ranks
+from models.adaptation.statistics import freeze_statistics, held_statistics
+from models.fitting.ranks import Ranks
 from models.networks.network import NoduleNetwork, Trunk
 
 
@@ -35,9 +35,7 @@ class Learner(nn.Module):
         """Training mode; with frozen statistics BatchNorm keeps the means and variances its weights came with."""
         super().train(mode)
         if mode and self.frozen_statistics:
-            for module in self.trunk.modules():
-                if isinstance(module, BATCHNORM):
-                    module.eval()
+            freeze_statistics(self.trunk)
         return self
 
     @property
