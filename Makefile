@@ -53,7 +53,7 @@ bench: setup .venv/.bench-installed
 UV_COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 lock: setup
-	$(UV_COMPILE) --upgrade pyproject.toml --extra test --extra fetch --extra openvino --extra onnx -o requirements.lock
+	$(UV_COMPILE) --upgrade pyproject.toml --extra test --extra fetch --extra openvino --extra onnx --extra postgres -o requirements.lock
 	echo uv | $(UV_COMPILE) --upgrade --no-annotate - -o requirements-bootstrap.txt
 	echo itk | $(UV_COMPILE) --upgrade --no-annotate -c requirements.lock - -o requirements-bench.txt
 
