@@ -89,6 +89,21 @@ class Calibration(Record):
     size_only_weight: float
 
 
+class ConformalQuantiles(Record):
+    """Split-conformal prediction sets of each class, frozen on validation: a class is in a nodule's set where its own
+    probability (score, or 1 - score for benign) is at least 1 - quantile.
+
+    alpha: share of a class whose set may miss it. n_benign, n_malignant: validation nodules that they come from; with
+    too few for alpha the quantile is 1 and the set always holds the class.
+    """
+
+    alpha: float = Field(gt=0, lt=1)
+    benign: float
+    malignant: float
+    n_benign: int
+    n_malignant: int
+
+
 class ModelCard(Record):
     """model_card.json beside checkpoint.safetensors.
 
@@ -98,6 +113,7 @@ class ModelCard(Record):
     pooling: how the planes of a patch are joined. concepts: what is read out beside malignancy, each in 0..1.
     concept_figures: of each concept on held-out patients: n, spearman, spearman_low, spearman_high, kappa, mae.
     thresholds: operating points frozen on validation, e.g. {"specificity_0.90": 0.61}.
+    conformal: frozen on validation; None in cards of before, or where validation lacks a class.
     """
 
     name: str
@@ -114,6 +130,7 @@ class ModelCard(Record):
     input: InputSpec
     calibration: Calibration
     thresholds: dict[str, float] = {}
+    conformal: ConformalQuantiles | None = None
     checkpoint_sha256: str
     dataset_id: str
     training: dict[str, object] = {}
