@@ -31,6 +31,7 @@ from pipeline.intake.discover import RawSeries
 from pipeline.intake.ingest_series import ingest_series
 from pipeline.intake.known_scan import KnownScan, scan_source
 from pipeline.intake.known_source import FileDigests, KnownSource
+from pipeline.intake.settling import without_arriving
 from pipeline.intake.verify import discard_damaged, told_otherwise
 
 #: series that share a task where thousands come, and the voxels from which on a task is full
@@ -98,10 +99,12 @@ def ingest_flow(
     params: IngestParams,
     keep_identity: bool,
     verify: bool = False,
+    settle_s: float = 0.0,
 ) -> dict[str, Any]:
     """Every series of every source that is new or changed; safe to run again, and beside another run.
 
-    verify: read all, known or not, and tell what is not as it was stored.
+    verify: read all, known or not, and tell what is not as it was stored. settle_s: studies to which something was
+    added within so many seconds wait for another run; `studies_arriving` counts them.
     """
     workspace = Workspace(Path(workspace_root)).create()
     pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep_identity)
@@ -112,11 +115,13 @@ def ingest_flow(
     study_keys: dict[str, str] = {}
     rejected: list[Rejection] = []
     differences: list[str] = []
+    n_arriving = 0
     for source in sources.paths:
         memory = SourceMemory.of(source, workspace, pseudonymizer, params, site)
         scratch = workspace.scratch_root / f"ingest-{os.getpid()}-{memory.key}"
         try:
-            found = _scan(source, memory, scratch, verify)
+            found, n_held = without_arriving(_scan(source, memory, scratch, verify), source, settle_s)
+            n_arriving += n_held
             register_identifiers(
                 text for raw in found.discovery.series if raw.slices for text in raw.slices[0].identifiers
             )
@@ -133,11 +138,13 @@ def ingest_flow(
             memory.note(found, outcomes, tables=True)
         study_keys |= keys
         rejected += refused
-    record = summary(study_keys, before, rejected)
+    record = summary(study_keys, before, rejected) | {"studies_arriving": n_arriving}
+    if n_arriving:
+        say(f"ingest: {n_arriving} studies are still arriving and wait for the next run")
     if verify:
         record["differences"] = differences
         say(f"verify: {len(differences)} differences" if differences else "verify: everything is as it was stored")
-    if not study_keys:
+    if not study_keys and not n_arriving:
         raise NothingUsableError(
             "no usable CT series in the sources",
             where=", ".join(f"{count} x {reason}" for reason, count in record["refused"].items()) or "no file at all",

@@ -35,6 +35,9 @@ def ingest(
     verify: Annotated[
         bool, typer.Option("--verify", help="Read known series again, too, and tell what is not as it was stored.")
     ] = False,
+    settle: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Leave studies that grew within so long for another run.")
+    ] = 0,
     settings_: SetOption = None,
 ) -> None:
     """Discover, check, de-identify, decode and store CT series."""
@@ -57,9 +60,11 @@ def ingest(
         with session.engine("flows.ingest") as (_, workspace):
             from flows.ingest import ingest_flow
 
-            record = ingest_flow(str(workspace.root), found, site, params, keep_identity, verify)
+            record = ingest_flow(str(workspace.root), found, site, params, keep_identity, verify, settle)
     refused = ", ".join(f"{count} {reason}" for reason, count in record["refused"].items()) or "none"
     text = f"{record['accepted']} series accepted ({record['already_there']} were there already), refused: {refused}"
+    if record.get("studies_arriving"):
+        text += f", {record['studies_arriving']} studies are still arriving"
     session.emit(record, "\n".join([text, *record.get("differences", [])]))
 
 
