@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from data_contracts.errors import UsageError
-from data_contracts.patches import PatchKind
+from data_contracts.patch_kind import PatchKind
 from data_contracts.records import Record
 
 

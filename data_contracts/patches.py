@@ -7,11 +7,9 @@ from typing import Literal
 import pandera.pandas as pa
 
 from data_contracts.manifest import Split
+from data_contracts.patch_kind import PatchKind
 from data_contracts.records import Record
 from data_contracts.tables import TableContract
-
-#: 2d: (C, H, W) neighbouring slices or colour; 2.5d: (P, H, W) axial, coronal, sagittal planes; 3d: (D, H, W).
-PatchKind = Literal["2d", "2.5d", "3d"]
 
 
 class Shard(Record):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_contracts.model_card import InputSpec, ModelCard
-from models.augmentation.augment import orbit
+from models.augmentation.orbit import orbit
 from models.engines.heap import keep_heap
 from models.engines.open_engine import Engine
 from models.networks.inputs import patches_a_pass, plane_count, to_images

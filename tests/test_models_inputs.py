@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from data_contracts.errors import UsageError
 from data_contracts.model_card import LUNG_WINDOW, InputSpec
-from models.augmentation.augment import augment, draw_variant, orbit
+from models.augmentation.augment import augment, draw_variant
+from models.augmentation.orbit import orbit
 from models.networks.inputs import plane_count, to_common_spacing, to_images
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

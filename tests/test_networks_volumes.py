@@ -14,7 +14,8 @@ from data_contracts.errors import UsageError
 from data_contracts.model_card import LUNG_WINDOW, Calibration, InputSpec, ModelCard
 from data_contracts.params import TrainParams
 from data_contracts.patches import DatasetCard, Shard
-from models.augmentation.augment import augment, draw_variant, orbit
+from models.augmentation.augment import augment, draw_variant
+from models.augmentation.orbit import orbit
 from models.checkpoint import save_network
 from models.export import ServingModule
 from models.fitting.data import FitData, LabelledPatches

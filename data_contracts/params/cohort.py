@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from data_contracts.params.base import Params
-from data_contracts.patches import PatchKind
+from data_contracts.patch_kind import PatchKind
 
 
 class SplitParams(Params):

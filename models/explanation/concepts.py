@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from data_contracts.model_card import InputSpec
-from models.augmentation.augment import orbit
+from models.augmentation.orbit import orbit
 from models.networks.inputs import to_images
 from models.networks.network import NoduleNetwork
 
