@@ -6,6 +6,8 @@ or are replicated. Every operation is traced by torch.export.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,9 +17,11 @@ from torch.nn import functional
 from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec, Volumetric, named_window
 from data_contracts.params import TrainParams
-from data_contracts.patches import DatasetCard
 from models.networks.backbones import is_volumetric
 from models.networks.resize import resize_planes, resize_volumes
+
+if TYPE_CHECKING:
+    from data_contracts.patches import DatasetCard
 
 CHANNELS = 3
 #: images a pass: their activations then stay in the processor's cache (ResNet50: about three times as fast as 48)
