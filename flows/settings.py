@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     mlflow_tracking_uri: str = Field("", description="an MLflow server; empty uses sqlite in the workspace")
     public_bucket_url: str = Field("https://s3.amazonaws.com", description="S3 endpoint of public data for `fetch`")
     model_name: str = Field("noduleflow-nodule", description="name of the model in the MLflow registry")
+    disclosure: Path | None = Field(None, description="the site's statements for model cards; else disclosure.toml")
     threads: int = Field(0, ge=0, description="threads of numerical libraries; 0 takes every core")
     workers: int = Field(0, ge=0, description="series that ingest and prepare work on at a time; 0 takes every core")
     actor: str = Field("", description="who acts, as the audit names it; empty takes the system's user name")
