@@ -21,11 +21,16 @@ class QualityFinding(Record):
 
 
 class SourceIdentity(Record):
-    """The direct identifiers of a series; kept only where the site asked for it."""
+    """The direct identifiers of a series; kept only where the site asked for it.
+
+    sop_instance_uids: as SeriesRecord.sop_uid_keys; with frame_of_reference_uid, what results sent back refer to.
+    """
 
     patient_id: str
     study_instance_uid: str
     series_instance_uid: str
+    frame_of_reference_uid: str = ""
+    sop_instance_uids: tuple[str, ...] = ()
 
 
 class SeriesRecord(Record):
@@ -37,6 +42,9 @@ class SeriesRecord(Record):
     sop_uid_keys: of slice k of the volume; "" for one that was interpolated.
     slice_affine_lps: as affine_lps, for (slice, row, column) of the images as they were sent, where the volume was
         resampled from them; None where the volume has their grid.
+    slice_shape: (rows, columns) of those images then; None where the volume has theirs, or an old record lacks it.
+    sop_class_uid: of the images; "" in old records. frame_numbers: of slice k in its object, from 1; 0 for an
+        interpolated one; empty where every object is one slice.
     """
 
     series_key: str
@@ -49,6 +57,9 @@ class SeriesRecord(Record):
     spacing_kji_mm: tuple[float, float, float]
     affine_lps: tuple[tuple[float, float, float, float], ...]
     slice_affine_lps: tuple[tuple[float, float, float, float], ...] | None = None
+    slice_shape: tuple[int, int] | None = None
+    sop_class_uid: str = ""
+    frame_numbers: tuple[int, ...] = ()
     series_uid_key: str
     frame_of_reference_key: str = ""
     sop_uid_keys: tuple[str, ...]
@@ -72,15 +83,14 @@ class SeriesRecord(Record):
 
     def row(self) -> dict[str, object]:
         """The record as a row of series.parquet: findings as their codes, identity columns only where kept."""
-        row = self.model_dump(
-            mode="json", exclude={"findings", "identity", "sop_uid_keys", "affine_lps", "slice_affine_lps"}
-        )
+        of_slices = {"sop_uid_keys", "frame_numbers", "slice_affine_lps", "slice_shape"}
+        row = self.model_dump(mode="json", exclude={"findings", "identity", "affine_lps", *of_slices})
         row["affine_lps"] = [value for line in self.affine_lps for value in line]
         row["findings"] = [finding.code.value for finding in self.findings]
         row["finding_details"] = [finding.detail for finding in self.findings]
         row["finding_sop_instance_uids"] = [list(finding.sop_instance_uids) for finding in self.findings]
         if self.identity is not None:
-            row.update(self.identity.model_dump())
+            row.update(self.identity.model_dump(exclude={"sop_instance_uids"}))
         return row
 
 

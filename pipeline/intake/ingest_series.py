@@ -125,9 +125,11 @@ def _record(
     uids = [header.sop_instance_uid for header in part.slices]
     facts = [patient, sorted(uids), digest, np.round(volume.affine, 6).tolist(), params.compress]
     series_key = pseudonymizer.key("series", json.dumps(facts))
-    uid_keys = [""] * len(volume.hu)
-    for place, uid in zip(assembled.places, uids, strict=True):
-        uid_keys[place] = pseudonymizer.uid_key(uid)
+    uid_keys, uids_of_slices, frames = [""] * len(volume.hu), [""] * len(volume.hu), [0] * len(volume.hu)
+    for place, header in zip(assembled.places, part.slices, strict=True):
+        uids_of_slices[place], frames[place] = header.sop_instance_uid, header.frame + 1
+        uid_keys[place] = pseudonymizer.uid_key(header.sop_instance_uid)
+    is_resampled = volume.affine is not part.grid.affine
 
     def label(text: str) -> str:
         return clean_label(text, first.identifiers)
@@ -142,7 +144,10 @@ def _record(
         shape_kji=volume.shape_kji,
         spacing_kji_mm=volume.spacing_kji_mm,
         affine_lps=_lines(volume.affine),
-        slice_affine_lps=None if volume.affine is part.grid.affine else _lines(part.grid.affine),
+        slice_affine_lps=_lines(part.grid.affine) if is_resampled else None,
+        slice_shape=(first.rows, first.columns) if is_resampled else None,
+        sop_class_uid=clean_uid(first.sop_class_uid),
+        frame_numbers=tuple(frames) if first.n_frames > 1 else (),
         series_uid_key=raw.series_uid_key,
         frame_of_reference_key=volume.frame_of_reference_key,
         sop_uid_keys=tuple(uid_keys),
@@ -162,7 +167,7 @@ def _record(
         padding_hu=params.padding_hu if assembled.padding_voxels else None,
         padding_voxels=assembled.padding_voxels,
         findings=findings,
-        identity=_identity(first) if pseudonymizer.keep_identity else None,
+        identity=_identity(first, uids_of_slices) if pseudonymizer.keep_identity else None,
     )
 
 
@@ -175,11 +180,13 @@ def _lines(affine: NDArray[np.float64]) -> tuple[tuple[float, float, float, floa
     return tuple((line[0], line[1], line[2], line[3]) for line in affine.tolist())
 
 
-def _identity(header: SliceHeader) -> SourceIdentity:
+def _identity(header: SliceHeader, uids_of_slices: list[str]) -> SourceIdentity:
     return SourceIdentity(
         patient_id=header.patient_id,
         study_instance_uid=header.study_instance_uid,
         series_instance_uid=header.series_instance_uid,
+        frame_of_reference_uid=header.frame_of_reference_uid,
+        sop_instance_uids=tuple(uids_of_slices),
     )
 
 

@@ -11,6 +11,8 @@ the axial plane where the long axis is largest.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -43,10 +45,31 @@ OUTLINED = "outlined by adaptive threshold and region growing"
 FALLBACK = "diameter of the mark (not outlined: {reason})"
 
 
-def measure(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> Measurement:
-    """Measure the nodule marked at `center_lps_mm` with about `diameter_mm`.
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """What was measured: the nodule on a cube along the patient's axes, and its axes as they are reported.
 
-    Where no outline can be trusted the mark's diameter is returned, without axes and volume, and `method`
+    Attributes
+    ----------
+    mask: bool (z, y, x). affine: (4, 4), (z, y, x, 1) -> LPS mm at voxel centres.
+    long_axis_lps_mm, short_axis_lps_mm: (2, 3) ends of each axis, LPS mm.
+    """
+
+    mask: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    long_axis_lps_mm: NDArray[np.float64]
+    short_axis_lps_mm: NDArray[np.float64]
+
+
+def measure(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> Measurement:
+    """The measurement of `measured`, without its outline."""
+    return measured(volume, center_lps_mm, diameter_mm)[0]
+
+
+def measured(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> tuple[Measurement, Outline | None]:
+    """Measure the nodule marked at `center_lps_mm` with about `diameter_mm`, and outline it.
+
+    Where no outline can be trusted the mark's diameter is returned, without axes, volume and outline, and `method`
     says why.
     """
     spacing_mm = float(np.clip(diameter_mm / 20, 0.5, 1.0))
@@ -54,16 +77,17 @@ def measure(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> Me
     try:
         mask, volume_mm3 = outline(hu, diameter_mm, spacing_mm)
         # The blurred edge pulls the outline in from all sides; the volume, which counts it, says how far.
-        stretch = np.clip(np.cbrt(volume_mm3 / (mask.sum() * spacing_mm**3)), 1.0, MAX_STRETCH)
-        long_mm, short_mm = (float(axis * stretch) for axis in axial_axes_mm(mask, spacing_mm))
+        stretch = float(np.clip(np.cbrt(volume_mm3 / (mask.sum() * spacing_mm**3)), 1.0, MAX_STRETCH))
+        axes = axial_axes(mask, spacing_mm)
+        long_mm, short_mm = (float(axis * stretch) for axis in (axes.long_mm, axes.short_mm))
         mean_mm = (long_mm + short_mm) / 2
         if mean_mm > MAX_GROWTH * diameter_mm:
             raise OutlineError("the outline leaks into neighbouring tissue")
         if mean_mm < MIN_GROWTH * diameter_mm:
             raise OutlineError("the outline covers too little of the mark")
     except OutlineError as error:
-        return Measurement(mean_diameter_mm=round(diameter_mm, 1), method=FALLBACK.format(reason=error))
-    return Measurement(
+        return Measurement(mean_diameter_mm=round(diameter_mm, 1), method=FALLBACK.format(reason=error)), None
+    measurement = Measurement(
         # The report shows the axes to 0.1 mm and their mean must be the mean of what is shown.
         mean_diameter_mm=round((round(long_mm, 1) + round(short_mm, 1)) / 2 + 1e-9, 1),
         long_axis_mm=round(long_mm, 1),
@@ -72,6 +96,27 @@ def measure(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> Me
         mean_hu=round(float(np.nanmean(hu[mask]))),
         method=OUTLINED,
     )
+    affine = cube_affine(center_lps_mm, hu.shape[0], spacing_mm)
+    ends = [
+        _stretched(ends @ affine[:3, :3].T + affine[:3, 3], round(length_mm, 1))
+        for ends, length_mm in ((axes.long_ends, long_mm), (axes.short_ends, short_mm))
+    ]
+    return measurement, Outline(mask, affine, *ends)
+
+
+def _stretched(ends: NDArray[np.float64], length_mm: float) -> NDArray[np.float64]:
+    """A line, (2, 3), of another length about its middle."""
+    middle, half = ends.mean(axis=0), (ends[1] - ends[0]) / 2
+    half *= length_mm / (2 * max(float(np.linalg.norm(half)), 1e-9))
+    return np.array([middle - half, middle + half])
+
+
+def cube_affine(center_lps_mm: LpsPoint, side: int, spacing_mm: float) -> NDArray[np.float64]:
+    """(4, 4): (z, y, x, 1) to LPS mm of a cube of `side` voxels along the patient's axes around a point."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.eye(3)[::-1] * spacing_mm
+    affine[:3, 3] = np.asarray(center_lps_mm, dtype=np.float64) - side // 2 * spacing_mm
+    return affine
 
 
 def patient_cube(
@@ -81,11 +126,9 @@ def patient_cube(
 
     NaN beyond the volume: what lies there is unknown, and neither lung nor nodule.
     """
-    n = int(np.ceil(half_mm / spacing_mm))
-    affine = np.eye(4)
-    affine[:3, :3] = np.eye(3)[::-1] * spacing_mm
-    affine[:3, 3] = np.asarray(center_lps_mm, dtype=np.float64) - n * spacing_mm
-    cube = resample_onto(volume, affine, (2 * n + 1,) * 3, padding_hu=_OUTSIDE_HU).hu
+    side = 2 * int(np.ceil(half_mm / spacing_mm)) + 1
+    affine = cube_affine(center_lps_mm, side, spacing_mm)
+    cube = resample_onto(volume, affine, (side,) * 3, padding_hu=_OUTSIDE_HU).hu
     return np.where(cube == _OUTSIDE_HU, np.nan, cube).astype(np.float32)
 
 
@@ -139,17 +182,35 @@ def _volume_mm3(
     return float(counted.sum()) * spacing_mm**3
 
 
+@dataclass(frozen=True, eq=False)
+class Axes:
+    """Long axis and the extent perpendicular to it, in mm, and their ends, (2, 3) = (z, y, x) in voxels."""
+
+    long_mm: float
+    short_mm: float
+    long_ends: NDArray[np.float64]
+    short_ends: NDArray[np.float64]
+
+
 def axial_axes_mm(mask: NDArray[np.bool_], spacing_mm: float) -> tuple[float, float]:
     """Long axis and the extent perpendicular to it, on the axial plane (z, y, x) with the largest long axis."""
-    best = (0.0, 0.0)
-    for plane in mask[mask.any(axis=(1, 2))]:
-        long_mm, short_mm = _plane_axes_mm(plane, spacing_mm)
-        if long_mm > best[0]:
-            best = (long_mm, short_mm)
+    axes = axial_axes(mask, spacing_mm)
+    return axes.long_mm, axes.short_mm
+
+
+def axial_axes(mask: NDArray[np.bool_], spacing_mm: float) -> Axes:
+    """The axes of `axial_axes_mm` with their ends; of length 0 where the mask is empty."""
+    best = Axes(0.0, 0.0, np.zeros((2, 3)), np.zeros((2, 3)))
+    for height in np.flatnonzero(mask.any(axis=(1, 2))):
+        long_mm, short_mm, ends = _plane_axes(mask[height], spacing_mm)
+        if long_mm > best.long_mm:
+            placed = np.insert(ends, 0, float(height), axis=-1)
+            best = Axes(long_mm, short_mm, placed[0], placed[1])
     return best
 
 
-def _plane_axes_mm(plane: NDArray[np.bool_], spacing_mm: float) -> tuple[float, float]:
+def _plane_axes(plane: NDArray[np.bool_], spacing_mm: float) -> tuple[float, float, NDArray[np.float64]]:
+    """Long axis, short axis, and the ends of both as (axis, end, (y, x)) in pixels."""
     points = np.argwhere(plane).astype(np.float64) * spacing_mm
     if len(points) > 3:
         try:
@@ -160,13 +221,21 @@ def _plane_axes_mm(plane: NDArray[np.bool_], spacing_mm: float) -> tuple[float, 
     lengths = np.linalg.norm(between, axis=-1)
     first, second = np.unravel_index(int(lengths.argmax()), lengths.shape)
     long_mm = float(lengths[first, second])
-    if long_mm == 0:
-        return spacing_mm, spacing_mm
-    direction = between[first, second] / long_mm
-    across = points @ np.array([-direction[1], direction[0]])
     # Pixel centres end on average a quarter of a pixel inside the true edge, at either end.
     edge_mm = spacing_mm / 2
-    return long_mm + edge_mm, float(np.ptp(across)) + edge_mm
+    if long_mm == 0:
+        cross = points[0] + np.array([[[0, -edge_mm], [0, edge_mm]], [[-edge_mm, 0], [edge_mm, 0]]])
+        return spacing_mm, spacing_mm, cross / spacing_mm
+    direction = between[first, second] / long_mm
+    normal = np.array([-direction[1], direction[0]])
+    along, across = points @ direction, points @ normal
+    lowest, highest = int(across.argmin()), int(across.argmax())
+    middle = (along[lowest] + along[highest]) / 2 * direction
+    # a nodule one pixel wide has a short axis too
+    half = max(float(np.ptp(across)), edge_mm) / 2 * normal
+    center = middle + (across[lowest] + across[highest]) / 2 * normal
+    ends = np.array([[points[second], points[first]], [center - half, center + half]])
+    return long_mm + edge_mm, float(np.ptp(across)) + edge_mm, ends / spacing_mm
 
 
 def _distance_from_middle_mm(shape: tuple[int, ...], spacing_mm: float) -> NDArray[np.float64]:
