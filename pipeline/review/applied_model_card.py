@@ -90,7 +90,7 @@ def applied_model_card(
             ClinicalRiskLevel=site("clinical_risk_level"),
         ),
         TrustIngredients=TrustIngredientsType(
-            AISystemFacts=_system_facts(told, both, stated),
+            AISystemFacts=_system_facts(told, site, both, stated),
             TransparencyInformation=TransparencyInformationType(
                 FundingSource=site("funding"),
                 ThirdPartyInformation=" ".join([told("initialisation"), stated.get("third_party", "")]).strip(),
@@ -114,7 +114,9 @@ def _systems(stated: Stated) -> EHRCompatibilityType | None:
     return EHRCompatibilityType(EHR=names) if names else None
 
 
-def _system_facts(told: Callable[..., str], both: Callable[..., str], stated: Stated) -> AISystemFactsType:
+def _system_facts(
+    told: Callable[..., str], site: Callable[[str], str], both: Callable[..., str], stated: Stated
+) -> AISystemFactsType:
     return AISystemFactsType(
         OutcomesAndOutputs=told("output", "reference"),
         ModelType=told("technology", "architecture"),
@@ -123,8 +125,8 @@ def _system_facts(told: Callable[..., str], both: Callable[..., str], stated: St
         OutputAndInputDataTypes=told("input", "output"),
         DevelopmentDataCharacterization=both("demographics", "population", "partition_counts"),
         BiasMitigationApproaches=told("class_imbalance", "fairness"),
-        OngoingMaintenance=both("maintenance", "external")
-        + " Readers' answers come back as labels; a version becomes champion only through the gates of `promote`.",
+        OngoingMaintenance="Readers' answers come back as labels; a version becomes champion only through the gates of "
+        f"`promote`, and steps down by `rollback`. {site('maintenance')}",
         Security=" ".join([told("identity"), stated.get("security", "")]).strip(),
         Transparency="Every answer of two reporting checklists stands beside this card (disclosure.html).",
     )

@@ -14,6 +14,9 @@ from data_contracts.patches import DatasetCard
 
 #: parameters that are told in words, or are nobody's business outside
 _NOT_LISTED = ("dataset_sha256", "population", "n_train", "n_validation", "threads", "preset")
+#: of environment.json: what it ran on, and what names the code exactly
+_PLATFORM = ("python", "system", "machine", "device", "cuda")
+_TRACES = ("git_commit", "git_dirty", "code_sha256", "lock_sha256", "lock_differs")
 _LONGEST_NAME = 80
 _WITHOUT_MARKUP = str.maketrans("[]<>`|", "()()'/")
 
@@ -132,10 +135,12 @@ def _training(card: ModelCard, environment: Mapping[str, Any]) -> dict[str, Fact
     versions = ", ".join(
         f"{foreign(name.removeprefix('version_')).replace('_', ' ')} {foreign(value)}"
         for name, value in environment.items()
-        if name != "version_noduleflow"
+        if name in _PLATFORM or (name.startswith("version_") and name != "version_noduleflow")
     )
     program = environment.get("version_noduleflow", "of unknown version")
-    commit = environment.get("git_commit") or environment.get("commit")
+    traces = ", ".join(
+        f"{name.replace('_', ' ')} {foreign(environment[name])}" for name in _TRACES if environment.get(name)
+    )
     return {
         "training": Fact(f"Parameters of the fit: {listed}.")
         if listed
@@ -156,7 +161,7 @@ def _training(card: ModelCard, environment: Mapping[str, Any]) -> dict[str, Fact
         else missing("the run has no environment.json"),
         "code": Fact(
             f"The program is noduleflow {foreign(program)}"
-            + (f", git commit {foreign(commit)}" if commit else "")
+            + (f" ({traces})" if traces else "")
             + "; presets, parameters and the digest of the dataset are recorded with the run, so that it can be fitted "
             "again."
         ),
