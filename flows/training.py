@@ -17,6 +17,7 @@ from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import AdaptationGateParams, EvaluateParams, TrainParams
 from data_contracts.records import atomic_path, digest_of, sha256_file, write_bytes_atomic
 from flows.concepts import card_figures, concept_table, concepts_in_own_units
+from flows.disclosure import disclosure_of, write_disclosure
 from flows.engine import step
 from flows.environment import environment
 from flows.evaluation import predictions_of, write_evaluation
@@ -171,6 +172,7 @@ def choose_and_evaluate(
     card = card.model_copy(update={"concept_figures": card_figures(report.concepts)})
     _write_pictures(folder, tables[chosen], card, params, histories)
     write_bytes_atomic(folder / "environment.json", json.dumps(environment(), indent=1).encode())
+    write_disclosure(disclosure_of(workspace, folder, card=card), folder)
     card.write(folder / "model_card.json")
     for name in networks:
         forget_weights(folder / "networks" / name)
