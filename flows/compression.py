@@ -35,6 +35,7 @@ from models.compression.package import CARD_FILE, listed_files, read_export
 from models.compression.runners import Floats, Run, batch_of, open_form, run_all, torch_run
 from models.compression.speed import speed_ratio, take_turns
 from models.engines.processor import has_bf16_units, has_int8_units, processor_name
+from models.export import takes
 from models.predict import Predictor
 from pipeline.cohort.dataset import PatchReader
 from pipeline.scoring.compare import compare_paired
@@ -239,10 +240,6 @@ class _Subject:
 
     def card_of(self, request: str, name: tuple[str, str], forms: tuple[ExportedForm, ...]) -> ExportCard:
         """The card, not yet sealed."""
-        spec = self.card.input
-        shape = ", ".join(str(length) for length in spec.patch_shape)
-        spacing = f" at {spec.spacing_mm:g} mm a pixel" if spec.spacing_mm else ""
-        unit = "HU" if spec.value_unit == "HU" else "grey values 0..255"
         return ExportCard(
             request=request,
             model_name=name[0],
@@ -250,8 +247,8 @@ class _Subject:
             run_id=self.card.run_id,
             checkpoint_sha256=self.card.checkpoint_sha256,
             backbone=self.card.backbone,
-            input=spec,
-            takes=f"float32 (N, {shape}), {spec.kind} patches in {unit}{spacing}; windows and resizing are inside",
+            input=self.card.input,
+            takes=takes(self.card.input),
             gives="float32 (N, 2): logit of malignancy, image-only probability",
             calibration=self.card.calibration,
             intended_use=self.card.intended_use,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_contracts.evaluation import EvaluationReport
 from data_contracts.model_card import ModelCard
+from flows.environment import ENVIRONMENT_FILE, UNKNOWN
+from flows.version_files import version_files
 from flows.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -19,17 +20,8 @@ if TYPE_CHECKING:
 EXPERIMENT = "noduleflow"
 #: tag of a run: address of its logged serving model
 MODEL_URI_TAG = "noduleflow.model_uri"
-_ARTIFACTS = (
-    "evaluation.json",
-    "report.html",
-    "model_card.json",
-    "predictions.parquet",
-    "concepts.parquet",
-    "checkpoint.safetensors",
-    "confusion.png",
-    "learning-curves.png",
-    "environment.json",
-)
+#: these files of a version are in its logged model and nowhere else: they are large
+_WEIGHTS = ("checkpoint.safetensors", "serving/", "bundle/")
 #: the server refuses more
 _METRICS_A_CALL = 500
 
@@ -74,7 +66,7 @@ def log_run(workspace: Workspace, run_id: str, history: dict[str, list[dict[str,
     -------
     MLflow's own run id.
     """
-    import mlflow
+    from flows.tracking_model import log_model  # torch: not for those who only ask for a version
 
     client = connect(workspace)
     folder = workspace.runs_root / run_id
@@ -93,12 +85,15 @@ def log_run(workspace: Workspace, run_id: str, history: dict[str, list[dict[str,
     for network, epochs in history.items():
         _log_curves(client, mlflow_id, network, epochs)
     _log_dataset(client, mlflow_id, card)
-    for name, value in json.loads((folder / "environment.json").read_text()).items():
+    environment = json.loads((folder / ENVIRONMENT_FILE).read_text())
+    for name, value in environment.items():
         client.set_tag(mlflow_id, f"noduleflow.environment.{name}", str(value))
-    for name in _ARTIFACTS:
-        if (folder / name).exists():  # a network without concepts has no table of them
-            client.log_artifact(mlflow_id, str(folder / name))
-    client.set_tag(mlflow_id, MODEL_URI_TAG, _log_serving_model(mlflow_id, folder, card, mlflow))
+    if (commit := environment.get("git_commit", UNKNOWN)) != UNKNOWN:
+        client.set_tag(mlflow_id, "mlflow.source.git.commit", commit)  # where MLflow's own pages look
+    for name in version_files(folder):
+        if not name.startswith(_WEIGHTS):
+            client.log_artifact(mlflow_id, str(folder / name), str(Path(name).parent) if "/" in name else None)
+    client.set_tag(mlflow_id, MODEL_URI_TAG, log_model(mlflow_id, folder, card, workspace.scratch_root))
     client.set_tag(mlflow_id, "noduleflow.logged", "complete")
     client.set_terminated(mlflow_id, "FINISHED")
     return mlflow_id
@@ -145,29 +140,3 @@ def _log_figures(client: MlflowClient, mlflow_id: str, card: ModelCard, report: 
             for suffix, value in (("", figure.value), ("_low", figure.low), ("_high", figure.high)):
                 if value is not None:
                     client.log_metric(mlflow_id, f"test/{row.site}/{row.score}/{name}{suffix}", value)
-
-
-def _log_serving_model(mlflow_id: str, folder: Path, card: ModelCard, mlflow: Any) -> str:
-    """Log the pt2 export for serving (an example of batch 2 keeps the batch axis free) and return its address."""
-    import numpy as np
-
-    from models.export import ServingModule
-    from models.predict import Predictor
-
-    with mlflow.start_run(run_id=mlflow_id), warnings.catch_warnings():
-        # torch warns of its own export format; there is nothing a user could do about it.
-        warnings.simplefilter("ignore")
-        logged = mlflow.pytorch.log_model(
-            ServingModule(Predictor.load(folder).network, card.input, card.calibration),
-            name="model",
-            input_example=np.zeros((2, *card.input.patch_shape), dtype=np.float32),
-            pip_requirements=[f"torch=={_version('torch')}", f"torchvision=={_version('torchvision')}"],
-            serialization_format="pt2",
-        )
-    return str(logged.model_uri)
-
-
-def _version(distribution: str) -> str:
-    from importlib.metadata import version
-
-    return version(distribution).split("+")[0]

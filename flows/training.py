@@ -17,9 +17,10 @@ from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import AdaptationGateParams, EvaluateParams, TrainParams
 from data_contracts.records import atomic_path, digest_of, sha256_file, write_bytes_atomic
 from flows.concepts import card_figures, concept_table, concepts_in_own_units
+from flows.contents import write_contents
 from flows.disclosure import disclosure_of, write_disclosure
 from flows.engine import step
-from flows.environment import environment
+from flows.environment import ENVIRONMENT_FILE, environment
 from flows.evaluation import predictions_of, write_evaluation
 from flows.features import feature_params, feature_table
 from flows.labelled import floats
@@ -171,7 +172,7 @@ def choose_and_evaluate(
     )
     card = card.model_copy(update={"concept_figures": card_figures(report.concepts)})
     _write_pictures(folder, tables[chosen], card, params, histories)
-    write_bytes_atomic(folder / "environment.json", json.dumps(environment(), indent=1).encode())
+    write_bytes_atomic(folder / ENVIRONMENT_FILE, json.dumps(environment(), indent=1).encode())
     write_disclosure(disclosure_of(workspace, folder, card=card), folder)
     card.write(folder / "model_card.json")
     for name in networks:
@@ -214,6 +215,8 @@ def _decide(
 @step("log-and-register")
 def log_and_register(workspace: Workspace, run_id: str, networks: list[str], model_name: str) -> str:
     """Log the run to MLflow and register it as challenger, each once; returns the version."""
+    folder = workspace.runs_root / run_id
+    write_contents(folder, workspace.datasets_root / ModelCard.read(folder / "model_card.json").dataset_id)
     mlflow_id = log_run(workspace, run_id, _histories(workspace, run_id, networks))
     return Registry(workspace, model_name).register(run_id, mlflow_id)
 

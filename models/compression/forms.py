@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +18,7 @@ from models.checkpoint import save_network
 from models.compression.runners import ONNX_FILE, OPENVINO_FILE, PT2_FILE, SAFETENSORS_CARD
 from models.engines.openvino_engine import load_openvino
 from models.engines.quantize import quantize_convolutions
-from models.export import ServingModule
+from models.export import ServingModule, quiet, save_program
 from models.networks.network import NoduleNetwork
 
 #: names of the tensors in ONNX and OpenVINO
@@ -62,8 +57,7 @@ class Exporter:
             sha256 = save_network(folder, self.network)
             self.card.model_copy(update={"checkpoint_sha256": sha256}).write(folder / SAFETENSORS_CARD)
         elif form == "pt2":
-            with _quiet():
-                torch.export.save(self._traced(), folder / PT2_FILE)
+            save_program(self._traced(), folder / PT2_FILE)
         elif form == "onnx":
             self._write_onnx(folder / ONNX_FILE)
         else:
@@ -71,14 +65,11 @@ class Exporter:
 
     def _traced(self) -> ExportedProgram:
         if self._program is None:
-            with _quiet():
-                self._program = self.serving.export()
-            # The example would travel as a pickle.
-            self._program._example_inputs = None
+            self._program = self.serving.export()
         return self._program
 
     def _write_onnx(self, path: Path) -> None:
-        with _quiet():
+        with quiet():
             written = torch.onnx.export(
                 self._traced(),
                 (self.serving.example(),),
@@ -92,7 +83,7 @@ class Exporter:
     def _write_openvino(self, form: str, path: Path) -> None:
         openvino = load_openvino()
         if self._model is None:
-            with _quiet():
+            with quiet():
                 self._model = openvino.convert_model(self._traced())
             self._model.reshape([-1, *self.card.input.patch_shape])
             self._model.inputs[0].get_tensor().set_names({INPUT_NAME})
@@ -142,19 +133,3 @@ def check_forms(forms: tuple[str, ...]) -> None:
         missing = [name for name in _PACKAGES.get(extra, ()) if importlib.util.find_spec(name) is None]
         if missing:
             raise UsageError(f"{form} needs {', '.join(missing)}", todo=f"Install the extra `{extra}`.")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters announce versions, successors and progress; none of it is for a user of this program."""
-    loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with torch.no_grad(), warnings.catch_warnings(), redirect_stdout(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)

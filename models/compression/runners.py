@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from models.engines.heap import keep_heap
 from models.engines.openvino_engine import load_openvino
 from models.export import ServingModule
 from models.networks.inputs import patches_a_pass
+from models.served import holds_pickle
 
 Floats = NDArray[np.float32]
 #: patches (n, *patch_shape) float32 -> (n, 2): logit, image-only probability
@@ -75,16 +75,11 @@ def torch_run(module: torch.nn.Module) -> Run:
 def check_no_pickle(path: Path) -> None:
     """Raises WeightsError where a .pt2 archive holds anything that torch would unpickle."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            for entry in archive.infolist():
-                pickled = entry.file_size > 0 and "/sample_inputs/" in entry.filename
-                if entry.filename.endswith("_config.json"):
-                    entries = json.loads(archive.read(entry)).get("config", {})
-                    pickled = any(item.get("use_pickle") for item in entries.values())
-                if pickled:
-                    raise WeightsError("the archive holds a pickle, which is never loaded", where=path.name)
+        pickled = holds_pickle(path)
     except (zipfile.BadZipFile, ValueError, AttributeError) as error:
         raise WeightsError("not a torch.export archive", where=path.name) from error
+    if pickled:
+        raise WeightsError("the archive holds a pickle, which is never loaded", where=path.name)
 
 
 def _onnx_run(path: Path) -> Run:
