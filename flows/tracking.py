@@ -13,6 +13,7 @@ from data_contracts.model_card import ModelCard
 from flows.environment import ENVIRONMENT_FILE, UNKNOWN
 from flows.version_files import version_files
 from flows.workspace import Workspace
+from pipeline.review.metric_rows import metric_rows
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -130,13 +131,13 @@ def _log_dataset(client: MlflowClient, mlflow_id: str, card: ModelCard) -> None:
 
 
 def _log_figures(client: MlflowClient, mlflow_id: str, card: ModelCard, report: EvaluationReport) -> None:
+    from mlflow.entities import Metric
+
     for key, value in {**card.training, "backbone": card.backbone, "dataset_id": card.dataset_id}.items():
         client.log_param(mlflow_id, key, str(value)[:500])
     for key in ("weights", "weights_sha256", "pretrained"):
         client.set_tag(mlflow_id, f"noduleflow.{key}", str(getattr(card, key)))
-    for row in report.figures:
-        for name in ("auc", "size_matched_auc", "average_precision", "brier", "ece"):
-            figure = getattr(row, name)
-            for suffix, value in (("", figure.value), ("_low", figure.low), ("_high", figure.high)):
-                if value is not None:
-                    client.log_metric(mlflow_id, f"test/{row.site}/{row.score}/{name}{suffix}", value)
+    now_ms = int(time.time() * 1000)
+    metrics = [Metric(name, value, now_ms, 0) for name, value in metric_rows(report)]
+    for start in range(0, len(metrics), _METRICS_A_CALL):
+        client.log_batch(mlflow_id, metrics=metrics[start : start + _METRICS_A_CALL])
