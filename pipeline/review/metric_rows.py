@@ -49,7 +49,7 @@ def safe_part(text: str) -> str:
 
     Where something is replaced, a digest of the whole keeps two names apart.
     """
-    spelt = f"{_SIGNS[text[0]]} {text[1:].lstrip()}" if text[:1] in _SIGNS else text
+    spelt = f"{_SIGNS[text[0]]} {text[1:]}" if text[:1] in _SIGNS else text
     safe = re.sub(r"[^A-Za-z0-9_\-. ]", "_", spelt)[:_LONGEST_PART].strip(" .")
     if safe and safe == spelt and not _SPELT.match(text):
         return safe
