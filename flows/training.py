@@ -18,7 +18,7 @@ from data_contracts.params import AdaptationGateParams, EvaluateParams, TrainPar
 from data_contracts.records import atomic_path, digest_of, sha256_file, write_bytes_atomic
 from flows.concepts import card_figures, concept_table, concepts_in_own_units
 from flows.contents import write_contents
-from flows.disclosure import disclosure_of, write_disclosure
+from flows.disclosure import disclosure_of, site_statements, write_disclosure
 from flows.engine import step
 from flows.environment import ENVIRONMENT_FILE, environment
 from flows.evaluation import predictions_of, write_evaluation
@@ -230,6 +230,7 @@ def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_
     dataset_dir = workspace.datasets_root / dataset_id
     cohort = TrainingCohort(dataset_dir, params)
     cohort.check()
+    site_statements(workspace)  # an unreadable file is told before the fit, not after it
     params = with_teacher(workspace, model_name, params, cohort)
     weights = load_weights(build_backbone(params.backbone, seed=params.seed), params.weights, params.weights_sha256)
     run_id = digest_of([TRAINING_VERSION, cohort.digest(), params.model_dump(mode="json"), weights.sha256])
