@@ -20,6 +20,7 @@ from data_contracts.params import EvaluateParams, TrainParams
 from data_contracts.predictions import PREDICTION_TABLE
 from data_contracts.records import write_bytes_atomic
 from flows.concepts import concept_table, concepts_in_own_units
+from flows.disclosure import disclosure_of, write_disclosure
 from flows.engine import step
 from flows.labelled import patches_of
 from flows.registry import Registry
@@ -108,6 +109,7 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
         params=EvaluateParams(),
         concepts=concept_table(concepts_in_own_units(predictor.network, patches, card), rows),
     )
+    write_disclosure(disclosure_of(workspace, folder, card=card), folder)
     return folder
 
 
