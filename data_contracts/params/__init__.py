@@ -4,6 +4,7 @@ from data_contracts.params.base import Params
 from data_contracts.params.cohort import ImageParams, LabelParams, PatchParams, PhantomParams, SplitParams
 from data_contracts.params.explanation import ExplainParams
 from data_contracts.params.few_shot import FewShotParams
+from data_contracts.params.guidelines import GuidelineParams
 from data_contracts.params.intake import DeidentifyParams, IngestParams
 from data_contracts.params.learning import AdaptationGateParams, EvaluateParams, FeatureParams
 from data_contracts.params.review import ReviewParams
@@ -17,6 +18,7 @@ __all__ = [
     "ExplainParams",
     "FeatureParams",
     "FewShotParams",
+    "GuidelineParams",
     "ImageParams",
     "IngestParams",
     "LabelParams",
