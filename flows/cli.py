@@ -68,17 +68,22 @@ class Session:
 
     @contextmanager
     def engine(
-        self, room: str, prepare: Callable[[Workspace], object] = lambda workspace: None
+        self,
+        room: str,
+        prepare: Callable[[Workspace], object] = lambda workspace: None,
+        *,
+        by_the_clock: bool = False,
     ) -> Iterator[tuple[Settings, Workspace]]:
         """Settings and workspace, with a Prefect server behind them.
 
-        The module `room` is imported, and `prepare` done, while the server starts.
+        The module `room` is imported, and `prepare` done, while the server starts. by_the_clock: it must keep
+        schedules.
         """
         settings, workspace = self.open()
         workspace.create()
         from flows.engine import engine
 
-        with engine(workspace, lambda: (import_module(room), prepare(workspace))):
+        with engine(workspace, lambda: (import_module(room), prepare(workspace)), by_the_clock=by_the_clock):
             yield settings, workspace
 
     def emit(self, record: dict[str, Any], text: str) -> None:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from data_contracts.errors import NoduleflowError, WorkspaceError
 from data_contracts.records import write_bytes_atomic
 from flows.presence import others, presence
+from flows.progress import say
 from flows.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -32,18 +33,23 @@ R = TypeVar("R")
 
 _START_TIMEOUT_S = 120
 _DRAIN_TIMEOUT_S = 20
-#: services that only a scheduler of deployments needs; the embedded server runs flows that are called directly
-_UNUSED_SERVICES = ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "TRIGGERS")
+#: how long a schedule waits for single commands to end
+_LEAVE_TIMEOUT_S = 600
+#: services that only a scheduler of deployments needs; other commands call their flows directly
+_CLOCK_SERVICES = ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "TRIGGERS")
 
 #: the last unexpected traceback, for --debug
 last_traceback: list[str] = []
 
 
 @contextmanager
-def engine(workspace: Workspace, meanwhile: Callable[[], object] = lambda: None) -> Iterator[str]:
+def engine(
+    workspace: Workspace, meanwhile: Callable[[], object] = lambda: None, *, by_the_clock: bool = False
+) -> Iterator[str]:
     """Yield the API address of a Prefect server: the one of the settings, or this workspace's embedded one.
 
     meanwhile: done while a server of our own starts, which takes another process some ten seconds.
+    by_the_clock: the embedded server must keep schedules, which costs it work that single commands do not need.
 
     Raises
     ------
@@ -55,10 +61,12 @@ def engine(workspace: Workspace, meanwhile: Callable[[], object] = lambda: None)
             yield address
             return
         workspace.prefect_home.mkdir(parents=True, exist_ok=True)
+        if by_the_clock:
+            _wait_for_single_commands(workspace)
         with workspace.lock("prefect-server"):
-            address = _running_server(workspace)
+            address = _running_server(workspace, by_the_clock)
             if address is None:
-                address = _start_server(workspace, meanwhile)
+                address = _start_server(workspace, meanwhile, by_the_clock)
             else:
                 meanwhile()
         os.environ["PREFECT_API_URL"] = address
@@ -102,29 +110,58 @@ def _state_file(workspace: Workspace) -> Path:
     return workspace.prefect_home / "server.json"
 
 
-def _running_server(workspace: Workspace) -> str | None:
-    """Address of the server this workspace has noted, once it answers; None where there is none or it has ended."""
+def _running_server(workspace: Workspace, by_the_clock: bool) -> str | None:
+    """Address of the server this workspace has noted, once it answers; None where there is none or it has ended.
+
+    One that keeps no schedules where they are needed is stopped.
+    """
     import psutil
 
     try:
-        state = json.loads(_state_file(workspace).read_text())
+        state = _noted_server(workspace)
         process = psutil.Process(state["pid"])
         if abs(process.create_time() - state["create_time"]) > 1:
             return None
         address = str(state["address"])
     except (OSError, ValueError, KeyError, psutil.Error):
         return None
+    if by_the_clock and not state.get("by_the_clock"):
+        _stop_server(workspace)
+        return None
     return address if _answers(address, lambda: _is_alive(process)) else None
 
 
-def _start_server(workspace: Workspace, meanwhile: Callable[[], object]) -> str:
+def _noted_server(workspace: Workspace) -> dict[str, Any]:
+    return dict(json.loads(_state_file(workspace).read_text()))
+
+
+def _wait_for_single_commands(workspace: Workspace) -> None:
+    """Wait while others use a server that keeps no schedules; raises WorkspaceError where that takes too long."""
+    deadline = time.monotonic() + _LEAVE_TIMEOUT_S
+    is_said = False
+    while others(workspace):
+        with suppress(OSError, ValueError):
+            if _noted_server(workspace).get("by_the_clock"):
+                return
+        if not is_said:
+            say("another command is at work here; the schedule starts when it has ended")
+            is_said = True
+        if time.monotonic() > deadline:
+            raise WorkspaceError(
+                "another command is at work on this workspace", where=str(workspace.root), todo="Start again after it."
+            )
+        time.sleep(1)
+
+
+def _start_server(workspace: Workspace, meanwhile: Callable[[], object], by_the_clock: bool) -> str:
     import psutil
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "PREFECT_HOME": str(workspace.prefect_home), "PREFECT_LOGGING_SERVER_LEVEL": "ERROR"}
-    environment.update({f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES})
+    if not by_the_clock:
+        environment.update({f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _CLOCK_SERVICES})
     environment.pop("PREFECT_API_URL", None)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     with (workspace.prefect_home / "server.log").open("ab") as log:
@@ -133,7 +170,12 @@ def _start_server(workspace: Workspace, meanwhile: Callable[[], object]) -> str:
         )
     address = f"http://127.0.0.1:{port}/api"
     # Noted at once: a run that is killed from here on leaves a server that the next one finds.
-    state = {"pid": server.pid, "create_time": psutil.Process(server.pid).create_time(), "address": address}
+    state = {
+        "pid": server.pid,
+        "create_time": psutil.Process(server.pid).create_time(),
+        "address": address,
+        "by_the_clock": by_the_clock,
+    }
     write_bytes_atomic(_state_file(workspace), json.dumps(state).encode())
     meanwhile()
     if _answers(address, lambda: server.poll() is None):
@@ -169,7 +211,7 @@ def _stop_server(workspace: Workspace) -> None:
     import psutil
 
     with suppress(OSError, ValueError, KeyError, psutil.Error):
-        state = json.loads(_state_file(workspace).read_text())
+        state = _noted_server(workspace)
         process = psutil.Process(state["pid"])
         if abs(process.create_time() - state["create_time"]) <= 1:
             # Task states reach the database behind the client; give the last ones time to land.

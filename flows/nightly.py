@@ -9,18 +9,15 @@ from prefect import flow
 
 from data_contracts.errors import GateRefusedError, NothingUsableError
 from data_contracts.manifest import Split
-from data_contracts.params import IngestParams
-from flows.annotation import annotate_flow
 from flows.features import feature_params, features_flow
-from flows.ingest import ingest_flow
-from flows.nightly_config import PrivatePlan, RunPlan, read_config
+from flows.nightly_config import PrivatePlan, RunPlan
+from flows.plan_intake import annotate_all, ingest_source
 from flows.prepare import prepare_flow
 from flows.progress import say
 from flows.promotion import NO_CHAMPION, promote
 from flows.registry import CHALLENGER, CHAMPION, Registry
 from flows.review import review_flow
 from flows.settings import Settings
-from flows.sources import existing_sources
 from flows.summary import figures_text
 from flows.training import train_flow
 from flows.workspace import Workspace
@@ -32,16 +29,16 @@ def nightly_flow(workspace_root: str, private: PrivatePlan, model_name: str) -> 
     """The whole line; returns what came in, what was refused, the versions and the reports."""
     plan, workspace = private.plan, Workspace(Path(workspace_root))
     record: dict[str, Any] = {"ingest": _ingest(workspace, plan)}
-    for annotation in plan.annotations:
-        files = existing_sources(annotation.files)
-        record["annotate"] = annotate_flow(
-            str(workspace.root),
-            files,
-            annotation.format,
-            plan.keep_identity,
-            annotation.coordinates,
-            annotation.series,
-        )
+    if (annotated := annotate_all(workspace, plan)) is not None:
+        record["annotate"] = annotated
+    record |= learn(workspace, plan, model_name)
+    record["reviews"] = _review(workspace, plan, record["prepare"]["dataset_id"], model_name)
+    return record
+
+
+def learn(workspace: Workspace, plan: RunPlan, model_name: str) -> dict[str, Any]:
+    """A dataset, its features, a version for each preset, and what the gate says of each."""
+    record: dict[str, Any] = {}
     record["prepare"] = prepare_flow(str(workspace.root), "", plan.patches, plan.split, plan.labels)
     dataset_id = record["prepare"]["dataset_id"]
     record["features"], record["runs"] = [], []
@@ -50,7 +47,6 @@ def nightly_flow(workspace_root: str, private: PrivatePlan, model_name: str) -> 
             record["features"].append(features_flow(str(workspace.root), dataset_id, wanted))
         trained = train_flow(str(workspace.root), dataset_id, params, model_name)
         record["runs"].append({**trained, "preset": params.preset, "gate": _gate(workspace, plan, trained["version"])})
-    record["reviews"] = _review(workspace, plan, dataset_id, model_name)
     return record
 
 
@@ -59,9 +55,7 @@ def _ingest(workspace: Workspace, plan: RunPlan) -> dict[str, Any]:
     total: dict[str, Any] = {"accepted": 0, "new": 0, "refused": {}, "by_site": {}}
     for source in plan.sources:
         try:
-            found = ingest_flow(
-                str(workspace.root), existing_sources((source.path,)), source.site, IngestParams(), plan.keep_identity
-            )
+            found = ingest_source(workspace, plan, source)
         except NothingUsableError as error:
             say(f"ingest {source.site}: {error.line()}")
             continue
@@ -129,25 +123,3 @@ def summary_text(workspace: Workspace, settings: Settings, record: dict[str, Any
     champion = Registry(workspace, settings.model_name).alias(CHAMPION)
     lines += ["", f"champion    version {champion}" if champion else "champion    none: every version was refused"]
     return "\n".join(lines)
-
-
-def serve_plan(config: Path, plan: RunPlan) -> None:
-    """Run the plan on its schedule in this process, until it is ended."""
-    from prefect.client.schemas.schedules import CronSchedule
-
-    scheduled_flow.serve(
-        name=config.stem,
-        parameters={"config": str(config.resolve())},
-        schedule=CronSchedule(cron=plan.cron, timezone=plan.timezone),
-        limit=1,
-    )
-
-
-@flow(name="noduleflow-scheduled", log_prints=False)
-def scheduled_flow(config: str) -> dict[str, Any]:
-    """A scheduled run of a configuration file."""
-    settings = Settings()
-    workspace = Workspace(settings.workspace).create()
-    record, text = run_plan(workspace, settings, read_config(Path(config)))
-    say(text)
-    return record

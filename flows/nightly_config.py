@@ -4,20 +4,41 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, model_serializer
+from pydantic import Field, model_serializer, model_validator
 
 from data_contracts.errors import UsageError
-from data_contracts.params import LabelParams, Params, PatchParams, SplitParams, TrainParams
+from data_contracts.params import IngestParams, LabelParams, Params, PatchParams, SplitParams, TrainParams
 from data_contracts.promotion import PromotionPolicy
 
 
 class SourcePlan(Params):
-    """One place studies come from."""
+    """One place studies come from: a folder, file or archive, or a DICOMweb service."""
 
-    path: Path
+    path: Path | None = None
+    dicomweb: str = ""
     site: str = "site"
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> Self:
+        if (self.path is None) == (not self.dicomweb):
+            raise ValueError("a source has a path or a dicomweb address, one of them")
+        return self
+
+
+class SchedulePlan(Params):
+    """When `serve` and `deploy` run the jobs: cron lines, empty for never.
+
+    whole_run: every stage in order, as `run`. timezone: of every line, an IANA name such as Europe/Berlin.
+    """
+
+    ingest_watch: str = "*/5 * * * *"
+    nightly_review: str = "0 2 * * *"
+    weekly_retrain: str = "0 4 * * 0"
+    drift_check: str = "0 6 * * *"
+    whole_run: str = ""
+    timezone: str = "UTC"
 
 
 class AnnotationPlan(Params):
@@ -34,11 +55,13 @@ class RunPlan(Params):
 
     presets: each becomes a registered version; promote: ask the gate for each.
     review: number of held-out studies to write reports of.
+    cron, timezone: when `serve` runs all of it, in place of the jobs of `schedule`.
     """
 
     sources: tuple[SourcePlan, ...]
     annotations: tuple[AnnotationPlan, ...] = ()
     keep_identity: bool = False
+    ingest: IngestParams = IngestParams()
     patches: PatchParams = PatchParams()
     split: SplitParams = SplitParams()
     labels: LabelParams = LabelParams()
@@ -49,6 +72,7 @@ class RunPlan(Params):
     review: int = Field(1, ge=0)
     cron: str = ""
     timezone: str = "UTC"
+    schedule: SchedulePlan | None = None
 
     def train_params(self) -> list[TrainParams]:
         """Training parameters of every preset with this plan's overrides."""
@@ -82,7 +106,10 @@ def read_config(path: Path) -> RunPlan:
         raise UsageError(f"the configuration is not TOML ({error})", where=path.name) from None
     plan = RunPlan.from_mapping(values, where=path.name)
     folder = path.resolve().parent
-    sources = tuple(source.model_copy(update={"path": folder / source.path}) for source in plan.sources)
+    sources = tuple(
+        source.model_copy(update={"path": folder / source.path}) if source.path is not None else source
+        for source in plan.sources
+    )
     annotations = tuple(
         annotation.model_copy(update={"files": tuple(folder / file for file in annotation.files)})
         for annotation in plan.annotations

@@ -15,6 +15,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NODULEFLOW_", env_file=".env", extra="ignore")
 
     workspace: Path = Field(Path("workspace"), description="folder that holds everything a site produces")
+    config: Path | None = Field(None, description="TOML file of a whole run, which scheduled jobs read")
     secret: SecretStr | None = Field(None, description="key of the keyed digests; else a file in the workspace")
     prefect_api_url: str = Field("", description="a Prefect server; empty starts an embedded one")
     mlflow_tracking_uri: str = Field("", description="an MLflow server; empty uses sqlite in the workspace")
@@ -39,15 +40,29 @@ class Settings(BaseSettings):
     dicom_max_pdu_bytes: int = Field(131_072, ge=4096, description="largest PDU that the listener takes")
     exchange_timeout_s: float = Field(30.0, gt=0, description="how long a PACS may be silent, on either side")
     exchange_attempts: int = Field(5, ge=1, description="how often a request to a PACS is tried")
+    notify_url: SecretStr | None = Field(
+        None, description="webhook that hears of failed and crashed jobs"
+    )
+    job_retry_s: float = Field(30.0, gt=0, description="pause before a scheduled job is tried again; it doubles")
     settle_s: float = Field(60.0, ge=0, description="a received study is ingested after so long without a new instance")
 
 
 def apply_environment(settings: Settings, *, debug: bool = False) -> None:
-    """Set what Prefect and MLflow read from the environment; call before either is imported.
+    """Set what Prefect and MLflow read from the environment; call before either is imported."""
+    apply_to_work(settings, debug=debug)
+    if settings.prefect_api_url:
+        os.environ["PREFECT_API_URL"] = settings.prefect_api_url
+    else:
+        os.environ["PREFECT_HOME"] = str(settings.workspace.resolve() / "prefect")
+        os.environ.pop("PREFECT_API_URL", None)
+        os.environ.pop("PREFECT_PROFILE", None)
+
+
+def apply_to_work(settings: Settings, *, debug: bool = False) -> None:
+    """The part of it that a process needs which a Prefect worker has started, and told which server is its own.
 
     No telemetry leaves a hospital: MLflow honours only the literal `true` in DO_NOT_TRACK.
     """
-    workspace = settings.workspace.resolve()
     os.environ.update(
         {
             "DO_NOT_TRACK": "true",
@@ -67,12 +82,6 @@ def apply_environment(settings: Settings, *, debug: bool = False) -> None:
         os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(settings.threads)
     if settings.mlflow_tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
-    if settings.prefect_api_url:
-        os.environ["PREFECT_API_URL"] = settings.prefect_api_url
-    else:
-        os.environ["PREFECT_HOME"] = str(workspace / "prefect")
-        os.environ.pop("PREFECT_API_URL", None)
-        os.environ.pop("PREFECT_PROFILE", None)
 
 
 def series_workers() -> int:

@@ -1,4 +1,4 @@
-"""demo, run, serve, status, doctor."""
+"""demo, run, serve, deploy, status, doctor."""
 
 from __future__ import annotations
 
@@ -52,19 +52,56 @@ def run(
 
 @app.command()
 def serve(
-    config: Annotated[Path, typer.Option(help="TOML file as for run, with a `cron` line.")],
+    config: Annotated[Path, typer.Option(help="TOML file as for run, with a table [schedule] or a `cron` line.")],
 ) -> None:
-    """Run a configuration on its schedule in this process, until it is ended."""
-    from data_contracts.errors import UsageError
+    """Run the jobs of a configuration at their times in this process, until it is ended."""
+    import os
+
     from flows.nightly_config import read_config
+    from flows.scheduled.deployments import schedule_of
 
     plan = read_config(config)
-    if not plan.cron:
-        raise UsageError("the configuration has no schedule", where=config.name, todo='Add e.g. cron = "0 2 * * *".')
-    with session.engine("flows.nightly"):
-        from flows.nightly import serve_plan
+    schedule_of(plan)
+    os.environ["NODULEFLOW_CONFIG"] = str(config.resolve())
+    with session.engine("flows.scheduled.jobs", by_the_clock=True) as (_, workspace):
+        from flows.scheduled.serving import serve_plan
 
-        serve_plan(config, plan)
+        os.environ["NODULEFLOW_WORKSPACE"] = str(workspace.root)
+        serve_plan(plan)
+
+
+@app.command()
+def deploy(
+    config: Annotated[Path, typer.Option(help="TOML file as for serve, at the path where the worker sees it.")],
+    pool: Annotated[str, typer.Option(help="Work pool; made where it is missing.")] = "noduleflow",
+    pool_type: Annotated[str, typer.Option("--type", help="process, docker or kubernetes.")] = "process",
+    template: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Base job template (JSON) of a pool that is made now.")
+    ] = None,
+    image: Annotated[str, typer.Option(help="Container image of the jobs, for docker and kubernetes.")] = "",
+) -> None:
+    """Register the jobs of a configuration on a Prefect server, for its workers."""
+    from data_contracts.errors import UsageError
+    from flows.nightly_config import read_config
+    from flows.scheduled.deployments import schedule_of
+
+    plan = read_config(config)
+    schedule_of(plan)
+    settings = session.settings()
+    if not settings.prefect_api_url:
+        raise UsageError(
+            "deploy needs a Prefect server that stays",
+            todo="Set NODULEFLOW_PREFECT_API_URL, or use `noduleflow serve`, which brings its own.",
+        )
+    from flows.scheduled.deploying import deploy_plan
+
+    record = deploy_plan(
+        settings, config.resolve(), plan, pool=pool, pool_type=pool_type, template=template, image=image
+    )
+    lines = [f"work pool {record['pool']}"]
+    lines += [f"{job}: {line['cron']} ({line['timezone']})" for job, line in record["deployments"].items()]
+    lines += [f"automation {name}" for name in record["automations"]]
+    session.emit(record, "\n".join(lines))
 
 
 @app.command()

@@ -1,0 +1,1 @@
+"""What runs by the clock: the jobs, who may run them, and how they are served or deployed."""

@@ -1,0 +1,170 @@
+"""`deploy`: the jobs on a Prefect server, and what they need there; run again, it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_contracts.errors import UsageError
+from flows.nightly_config import RunPlan
+from flows.scheduled.deployments import JOBS, deployment, schedule_of
+from flows.scheduled.single_flight import limit_name
+from flows.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+#: how often a run gives a sign of life, and how long its silence lasts before it is taken for dead
+HEARTBEAT_S = 30
+SILENCE_S = 3 * HEARTBEAT_S
+ZOMBIES = "noduleflow-zombies"
+FAILURES = "noduleflow-failures"
+#: settings of this installation that a run on a worker needs as well; secrets come from files there
+_HANDED_ON = ("NODULEFLOW_MODEL_NAME", "NODULEFLOW_MLFLOW_TRACKING_URI", "NODULEFLOW_SETTLE_S", "NODULEFLOW_THREADS")
+
+
+def deploy_plan(
+    settings: Settings, config: Path, plan: RunPlan, *, pool: str, pool_type: str, template: Path | None, image: str
+) -> dict[str, Any]:
+    """Register every scheduled job for a work pool, and make the pool, the limits and the automations.
+
+    Parameters
+    ----------
+    config, settings.workspace: as the worker sees them.
+    template: base job template of the pool as JSON, where it is made now and is no process pool.
+
+    Raises
+    ------
+    UsageError: nothing is scheduled, the server is not named, or the pool is of another type.
+    """
+    from prefect.client.orchestration import get_client
+
+    lines = schedule_of(plan)
+    environment = {
+        "NODULEFLOW_CONFIG": str(config),
+        "NODULEFLOW_WORKSPACE": str(settings.workspace.absolute()),
+        "NODULEFLOW_PREFECT_API_URL": settings.prefect_api_url,
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        **{name: os.environ[name] for name in _HANDED_ON if name in os.environ},
+    }
+    with get_client(sync_client=True) as client:
+        made = {"pool": _pool(client, pool, pool_type, template)}
+        for job in JOBS:
+            client.upsert_global_concurrency_limit_by_name(limit_name(job), 1)
+        made["automations"] = _automations(client, settings)
+    variables: dict[str, Any] = {"env": environment}
+    if image:
+        variables["image"] = image
+    for job, (cron, timezone) in lines.items():
+        made_job = deployment(job, cron, timezone, work_pool_name=pool, job_variables=variables)
+        made_job.apply()
+    return {
+        **made,
+        "deployments": {job: {"cron": cron, "timezone": timezone} for job, (cron, timezone) in lines.items()},
+        "concurrency_limits": [limit_name(job) for job in JOBS],
+    }
+
+
+def _pool(client: SyncPrefectClient, name: str, pool_type: str, template: Path | None) -> str:
+    """The pool, made where it is missing; raises UsageError for one of another type."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        found = client.read_work_pool(name)
+    except ObjectNotFound:
+        body = _template(template) if template else {}
+        client.create_work_pool(WorkPoolCreate(name=name, type=pool_type, base_job_template=body))
+        return f"{name} ({pool_type}), made"
+    if found.type != pool_type:
+        raise UsageError(
+            f"the work pool {name!r} is of type {found.type}, not {pool_type}", todo="Name another with --pool."
+        )
+    return f"{name} ({pool_type})"
+
+
+def _template(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError):
+        raise UsageError("the base job template cannot be read", where=file.name, todo="Give a file of JSON.") from None
+
+
+def _automations(client: SyncPrefectClient, settings: Settings) -> list[str]:
+    """What the server does by itself; each is made anew, so that a changed setting takes effect."""
+    wanted = [_zombie_automation()]
+    if settings.notify_url:
+        wanted.append(_failure_automation(client, settings.notify_url.get_secret_value()))
+    for automation in wanted:
+        for found in client.read_automations_by_name(automation.name):
+            client.delete_automation(found.id)
+        client.create_automation(automation)
+    return [automation.name for automation in wanted]
+
+
+def _zombie_automation() -> Any:
+    """A run that gave a sign of life and then none for three times as long as it should is dead."""
+    from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture
+    from prefect.client.schemas.objects import StateType
+
+    return AutomationCore(
+        name=ZOMBIES,
+        description="Marks runs as Crashed whose process is gone.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *_ENDS},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=timedelta(seconds=SILENCE_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message=f"No sign of life for {SILENCE_S} s: the process is gone."
+            )
+        ],
+    )
+
+
+_ENDS = tuple(f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed"))
+_TROUBLE: Mapping[str, str] = {"Failed": "failed", "Crashed": "crashed"}
+
+
+def _failure_automation(client: SyncPrefectClient, url: str) -> Any:
+    """A message to a webhook for each job that failed or crashed; e-mail and chat addresses are webhooks of Apprise."""
+    from prefect.automations import AutomationCore, EventTrigger, Posture, SendNotification
+
+    return AutomationCore(
+        name=FAILURES,
+        description="Tells of jobs that failed or crashed.",
+        trigger=EventTrigger(
+            posture=Posture.Reactive,
+            expect={f"prefect.flow-run.{name}" for name in _TROUBLE},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            match_related={"prefect.resource.role": ["tag"], "prefect.resource.id": ["prefect.tag.noduleflow"]},
+            threshold=1,
+            within=timedelta(0),
+        ),
+        actions=[
+            SendNotification(
+                block_document_id=_webhook(client, url),
+                subject="noduleflow: {{ flow.name }} {{ flow_run.state.name }}",
+                body="{{ flow_run.state.message }}",
+            )
+        ],
+    )
+
+
+def _webhook(client: SyncPrefectClient, url: str) -> Any:
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    block = CustomWebhookNotificationBlock(
+        name="noduleflow", url=url, method="POST", json_data={"text": "{{subject}}: {{body}}"}
+    )
+    return block.save("noduleflow-notify", overwrite=True, client=client)

@@ -1,0 +1,93 @@
+"""The jobs as Prefect deployments: which there are, and when they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from data_contracts.errors import UsageError
+from flows.nightly_config import RunPlan
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+#: job -> the flow behind it, in flows.scheduled.jobs; the name of the job is that of its deployment and of its limit
+JOBS: Mapping[str, str] = {
+    "ingest-watch": "ingest_watch",
+    "nightly-review": "nightly_review",
+    "weekly-retrain": "weekly_retrain",
+    "whole-run": "whole_run",
+}
+_ROOM = "flows.scheduled.jobs"
+
+
+def entrypoint(job: str) -> str:
+    """Where a worker finds the flow of a job."""
+    return f"{_ROOM}:{JOBS[job]}"
+
+
+def schedule_of(plan: RunPlan) -> dict[str, tuple[str, str]]:
+    """Job -> (cron line, time zone) of every job that the plan schedules.
+
+    Raises
+    ------
+    UsageError: nothing is scheduled, a line is not cron's, or there is no such time zone.
+    """
+    if plan.cron:
+        lines = {"whole-run": (plan.cron, plan.timezone)}
+    elif plan.schedule is not None:
+        lines = {job: (getattr(plan.schedule, JOBS[job]), plan.schedule.timezone) for job in JOBS}
+    else:
+        lines = {}
+    found = {job: line for job, line in lines.items() if line[0]}
+    if not found:
+        raise UsageError(
+            "the configuration has no schedule",
+            todo='Add a table [schedule] for the single jobs, or cron = "0 2 * * *" for all of it.',
+        )
+    for job, (cron, timezone) in found.items():
+        _check(job, cron, timezone)
+    return found
+
+
+def _check(job: str, cron: str, timezone: str) -> None:
+    from zoneinfo import ZoneInfo
+
+    from cronsim import CronSim, CronSimError
+
+    try:
+        CronSim(cron, _some_day())
+    except CronSimError:
+        raise UsageError(
+            f"{cron[:40]!r} is not a cron line", where=job, todo='Five fields, such as "0 2 * * *" for two at night.'
+        ) from None
+    try:
+        ZoneInfo(timezone)
+    except (OSError, ValueError, KeyError):
+        raise UsageError(
+            f"there is no time zone {timezone[:40]!r}", where=job, todo="Use a name such as UTC or Europe/Berlin."
+        ) from None
+
+
+def _some_day() -> Any:
+    from datetime import UTC, datetime
+
+    return datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def deployment(job: str, cron: str, timezone: str, **options: Any) -> RunnerDeployment:
+    """One job as a deployment. options: as of Flow.to_deployment."""
+    from prefect.client.schemas.schedules import CronSchedule
+    from prefect.types.entrypoint import EntrypointType
+
+    flow = getattr(import_module(_ROOM), JOBS[job])
+    made: RunnerDeployment = flow.to_deployment(
+        name=job,
+        schedule=CronSchedule(cron=cron, timezone=timezone),
+        description=flow.description,
+        tags=["noduleflow"],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        **options,
+    )
+    return made

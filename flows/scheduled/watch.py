@@ -1,0 +1,55 @@
+"""ingest-watch: what came to the sources since the last look."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data_contracts.errors import NothingUsableError
+from flows.known_sources import nothing_new
+from flows.nightly_config import RunPlan, SourcePlan
+from flows.peers import dicomweb_server
+from flows.plan_intake import annotate_all, ingest_source, pull_request
+from flows.progress import say
+from flows.pulling import Pull
+from flows.scheduled.jobs import Outcome
+from flows.settings import Settings
+from flows.sources import existing_sources
+from flows.workspace import Workspace
+
+
+def watch(workspace: Workspace, settings: Settings, plan: RunPlan) -> Outcome:
+    """Ingest what is new in every source; the others go on where one has nothing usable."""
+    n_new = n_refused = n_arriving = 0
+    for source in plan.sources:
+        try:
+            found = _new_in(workspace, settings, plan, source)
+        except NothingUsableError as error:
+            say(f"ingest {source.site}: {error.what}")
+            n_refused += 1
+            continue
+        if found is not None:
+            n_new += found["new"]
+            n_refused += sum(found["refused"].values())
+            n_arriving += found.get("studies_arriving", 0)
+    if n_new:
+        annotate_all(workspace, plan)
+    arriving = f", {n_arriving} studies still arriving" if n_arriving else ""
+    if not n_new:
+        return Outcome(f"nothing new{arriving}", is_new=False)
+    return Outcome(f"{n_new} new series, {n_refused} refused{arriving}")
+
+
+def _new_in(workspace: Workspace, settings: Settings, plan: RunPlan, source: SourcePlan) -> dict[str, Any] | None:
+    """The record of an ingest of one source; None where nothing came."""
+    if source.path is None:
+        server = dicomweb_server(source.dicomweb)
+        pull = Pull(workspace, pull_request(source), server, source.site, plan.ingest, plan.keep_identity)
+        known = pull.nothing_new()
+    else:
+        if source.path.is_dir() and not any(source.path.iterdir()):
+            return None
+        paths = existing_sources((source.path,))
+        known = nothing_new(workspace, paths, source.site, plan.ingest, plan.keep_identity)
+    if known is not None:
+        return None
+    return ingest_source(workspace, plan, source, settle_s=settings.settle_s)
