@@ -114,7 +114,6 @@ def _metadata(
         "pytorch_version": packages["torch"],
         "numpy_version": packages["numpy"],
         "required_packages_version": {"nibabel": packages["nibabel"], "fire": _FIRE},
-        "optional_packages_version": {},
         "name": name,
         "task": "Malignancy of a lung nodule on CT, from a patch around it",
         "description": description,

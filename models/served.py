@@ -113,9 +113,9 @@ class ServedVersion:
             return image
         if diameters.shape != logits.shape:
             raise ValueError(f"diameter_mm has {diameters.size} values, there are {len(logits)} patches")
-        known = np.where(diameters > 0, diameters, np.nan)
-        size = fitted["size_weight"] * np.log(known / _REFERENCE_MM)
-        return np.where(np.isfinite(size), _sigmoid(fitted["bias"] + fitted["image_weight"] * logits + size), image)
+        known = diameters > 0
+        size = fitted["size_weight"] * np.log(np.where(known, diameters, _REFERENCE_MM) / _REFERENCE_MM)
+        return np.where(known, _sigmoid(fitted["bias"] + fitted["image_weight"] * logits + size), image)
 
 
 def _sigmoid(values: NDArray[np.float64]) -> NDArray[np.float64]:
