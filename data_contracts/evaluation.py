@@ -59,8 +59,9 @@ class ScoreFigures(Record):
     """The figures of one score (a key of SCORES) on one site ("all" for every site together).
 
     auc: DeLong's interval takes every nodule for a patient of its own, and is too narrow where patients have several.
-        auc_clustered: takes a patient's nodules together (Obuchowski 1997); equal to DeLong's where each has one.
+        auc_clustered: takes a patient's nodules together (Obuchowski 1997), on the logit scale.
         auc_bootstrap: patients resampled.
+    ece: its interval is of the true error, which chance makes the value of few nodules larger than.
     calibration_slope, calibration_intercept: of the logistic regression of the label on the score's logit; 1 and 0
         where the score is a probability.
     sensitivity, specificity: at `threshold`, which was frozen on validation.
@@ -107,7 +108,9 @@ class SubgroupFigures(Record):
 
 
 class ConformalSubgroup(Record):
-    """Coverage and abstention in one level of one variable; variable "class" has the levels benign and malignant."""
+    """Coverage and abstention in one level of one variable: those of SubgroupFigures, and "class" with the levels benign
+    and malignant.
+    """
 
     variable: str
     level: str
@@ -121,8 +124,8 @@ class ConformalFigures(Record):
     """What the frozen prediction sets give on held-out nodules of every site.
 
     alpha: promised is that a nodule's set misses its class in no more than this share, for each class.
-    coverage: share whose set holds the class. abstention: share that is called "uncertain", because the set holds both
-    classes or none.
+    coverage: share that is not called the other class. abstention: share that is called "uncertain", because its set
+    holds both classes or none.
     """
 
     alpha: float

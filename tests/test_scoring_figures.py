@@ -107,7 +107,7 @@ def test_unknown_diameters_match_nothing():
     unknown = np.array([np.nan, 0.0, -5.0, 8.0, np.nan, 0.0, -5.0, np.nan])
     labels = np.array([1, 1, 1, 1, 0, 0, 0, 0])
     assert len(match_by_size(labels, unknown, tolerance=0.1, seed=0)) == 0
-    figure = size_matched_auc(labels, np.linspace(0, 1, 8), unknown, tolerance=0.1, seed=0, draws=100)
+    figure = size_matched_auc(labels, np.linspace(0, 1, 8), unknown, tolerance=0.1, seed=0)
     assert figure.value is None and "within 10% of diameter" in figure.note
 
 
@@ -122,7 +122,8 @@ def test_intervals_are_the_same_each_time_and_hold_their_value():
     assert once == again
     found = intervals(once)
     assert set(found) == {
-        "auc", "auc_bootstrap", "average_precision", "size_matched_auc", "brier", "ece", "sensitivity", "specificity",
+        "auc", "auc_clustered", "auc_bootstrap", "average_precision", "size_matched_auc", "brier", "ece",
+        "calibration_slope", "calibration_intercept", "sensitivity", "specificity",
     }  # fmt: skip
     for name, figure in found.items():
         assert figure.low <= figure.value <= figure.high, name

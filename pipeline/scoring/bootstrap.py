@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import expit, logit
+from scipy.stats import t as student
 
 Floats = NDArray[np.float64]
 
@@ -55,3 +57,30 @@ def percentile_interval(values: Floats, value: float) -> tuple[float, float] | N
         return None
     low, high = np.percentile(usable, [2.5, 97.5])
     return min(float(low), value), max(float(high), value)
+
+
+def spread_interval(
+    values: Floats, value: float, *, patients: int, logit_scale: bool = True
+) -> tuple[float, float] | None:
+    """95 % interval from the standard deviation of the draws and Student's t for the number of patients.
+
+    On the logit scale for figures within 0..1, which keeps it there and lets it lean to the side where there is room;
+    its coverage is nearer to 95 % than that of the percentiles. None where fewer than half of the draws gave a figure,
+    or with less than two patients. A figure that is 0 or 1, or no draw apart from another, leaves the value alone.
+    """
+    usable = values[np.isfinite(values)]
+    if usable.size * 2 < values.size or usable.size == 0:
+        return None
+    if np.ptp(usable) == 0 or (logit_scale and not 0 < value < 1):
+        return percentile_interval(values, value)
+    if patients < 2:
+        return None
+    quantile = float(student.ppf(0.975, patients - 1))
+    if not logit_scale:
+        half = quantile * float(usable.std(ddof=1))
+        return value - half, value + half
+    # A draw of 0 or 1 lies half a step of the draws' own grid beyond the others.
+    inner = usable[(usable > 0) & (usable < 1)]
+    edge = min(float(inner.min()), 1 - float(inner.max())) / 2 if inner.size else 0.25
+    half = quantile * float(logit(np.clip(usable, edge, 1 - edge)).std(ddof=1))
+    return float(expit(logit(value) - half)), float(expit(logit(value) + half))

@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data_contracts.evaluation import Figure
-from pipeline.scoring.bootstrap import cluster_draws, percentile_interval
+from pipeline.scoring.bootstrap import cluster_draws, spread_interval
+from pipeline.scoring.clustered_auc import paired_difference, paired_difference_figure
 from pipeline.scoring.delong import class_problem, delong_paired, difference_figure
 from pipeline.scoring.weighted_metrics import weighted_auc
 
@@ -20,7 +21,9 @@ Floats = NDArray[np.float64]
 class PairedComparison:
     """AUC of a minus AUC of b on the nodules both scored.
 
-    difference: paired DeLong; difference_bootstrap: patients resampled with all their nodules.
+    difference: its interval takes a patient's nodules together (Obuchowski 1997), and so does p_value_clustered.
+    difference_delong, p_value: paired DeLong, every nodule for itself.
+    difference_bootstrap: patients resampled with all their nodules.
     n_only_a, n_only_b: labelled nodules that only one of them scored, left out.
     """
 
@@ -31,8 +34,10 @@ class PairedComparison:
     auc_a: float | None
     auc_b: float | None
     difference: Figure
+    difference_delong: Figure
     difference_bootstrap: Figure
     p_value: float | None
+    p_value_clustered: float | None
     n_only_a: int
     n_only_b: int
 
@@ -59,7 +64,9 @@ def compare_paired(
     both = shared[shared["label_a"] == shared["label_b"]]
     labels = both["label_a"].to_numpy(dtype=np.int64)
     scores_a, scores_b = both[f"{score}_a"].to_numpy(dtype=np.float64), both[f"{score}_b"].to_numpy(dtype=np.float64)
-    difference = difference_figure(labels, scores_a, scores_b)
+    patients = both["patient_key"].to_numpy(dtype=object)
+    difference = paired_difference_figure(labels, scores_a, scores_b, patients)
+    clustered = None if class_problem(labels) else paired_difference(labels, scores_a, scores_b, patients)
     paired = None if class_problem(labels) else delong_paired(labels, scores_a, scores_b)
     return PairedComparison(
         score=score,
@@ -69,8 +76,10 @@ def compare_paired(
         auc_a=paired.auc_a if paired else None,
         auc_b=paired.auc_b if paired else None,
         difference=difference,
+        difference_delong=difference_figure(labels, scores_a, scores_b),
         difference_bootstrap=_bootstrap_difference(both, labels, scores_a, scores_b, difference, draws, seed),
         p_value=paired.p_value if paired else None,
+        p_value_clustered=clustered.p_value if clustered else None,
         n_only_a=len(a) - len(shared),
         n_only_b=len(b) - len(shared),
     )
@@ -97,6 +106,8 @@ def _bootstrap_difference(
     def statistic(weights: Floats) -> Floats:
         return weighted_auc(labels, scores_a, weights) - weighted_auc(labels, scores_b, weights)
 
-    values = cluster_draws(both["patient_key"].to_numpy(dtype=object), statistic, draws=draws, seed=seed)
-    low, high = percentile_interval(values, difference.value) or (None, None)
+    patients = both["patient_key"].to_numpy(dtype=object)
+    values = cluster_draws(patients, statistic, draws=draws, seed=seed)
+    spread = spread_interval(values, difference.value, patients=len(set(patients)), logit_scale=False)
+    low, high = spread or (None, None)
     return difference.model_copy(update={"low": low, "high": high, "method": method, "note": ""})

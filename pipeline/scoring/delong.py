@@ -48,16 +48,25 @@ def delong(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], N
     -------
     AUCs (m,) and their covariance matrix (m, m). A class with one member has no variance of its own: it counts as 0.
     """
+    above, below = placements(labels, scores)
+    return above.mean(axis=1), _covariance(above) / above.shape[1] + _covariance(below) / below.shape[1]
+
+
+def placements(labels: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Placement values of the malignant nodules (m, n_positive) and of the benign ones (m, n_negative).
+
+    Of a malignant nodule: the share of benign ones with a lower score; of a benign one: the share of malignant ones
+    with a higher score; ties count half. Parameters as for `delong`.
+    """
     positive = np.asarray(labels, dtype=bool)
     rows = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     rank_all = rankdata(rows, axis=1)
     rank_positive = rankdata(rows[:, positive], axis=1)
     rank_negative = rankdata(rows[:, ~positive], axis=1)
-    # Placement values: for each malignant nodule the share of benign ones below it, and the other way round.
     above = (rank_all[:, positive] - rank_positive) / n_negative
     below = 1.0 - (rank_all[:, ~positive] - rank_negative) / n_positive
-    return above.mean(axis=1), _covariance(above) / n_positive + _covariance(below) / n_negative
+    return above, below
 
 
 def _covariance(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from data_contracts.evaluation import SCORES, AdaptationDecision, EvaluationReport, Figure, ScoreFigures
+from data_contracts.evaluation import (
+    SCORES,
+    AdaptationDecision,
+    ConformalFigures,
+    EvaluationReport,
+    Figure,
+    ScoreFigures,
+)
+from data_contracts.model_card import ConformalQuantiles
 from data_contracts.params import EvaluateParams
 from data_contracts.predictions import PREDICTION_TABLE
+from pipeline.scoring.clustered_auc import paired_difference_figure, unpaired_difference_figure
+from pipeline.scoring.conformal import conformal_calls, conformal_figures
 from pipeline.scoring.delong import difference_figure
 from pipeline.scoring.figures import ALL_SITES, labelled_rows, score_figures
+from pipeline.scoring.subgroups import SMALL_N, subgroup_figures
 from pipeline.scoring.thresholds import threshold_name
 
-#: below this many nodules a figure is shown and flagged
-SMALL_N = 30
+_Arrays = tuple[NDArray[np.int64], NDArray[np.float64], NDArray[Any]]
 
 
 def build_report(
@@ -33,8 +45,13 @@ def build_report(
     adaptation: AdaptationDecision | None = None,
     baseline_thresholds: Mapping[str, Mapping[str, float]] | None = None,
     warnings: tuple[str, ...] = (),
+    conformal: ConformalQuantiles | None = None,
+    source_site: str = "",
+    target_site: str = "",
+    source: pd.DataFrame | None = None,
 ) -> EvaluationReport:
-    """Figures of size only, image only and image + size, on every site and on all of them.
+    """Figures of size only, image only and image + size on every site and on all of them, and of image + size in
+    subgroups.
 
     Parameters
     ----------
@@ -44,6 +61,9 @@ def build_report(
     alternatives: prediction tables of networks that were not chosen, by name, e.g. "source-only".
     baseline_thresholds: thresholds of score_size and score_image, by score, where they were frozen too.
     warnings: put before the report's own.
+    conformal: the card's quantiles, of which coverage and abstention are measured.
+    source_site, target_site: sites of `predictions` whose AUCs are compared, where both are there.
+    source: held-out predictions on the source, where `predictions` are all of a target.
 
     Raises
     ------
@@ -51,11 +71,14 @@ def build_report(
     """
     table = PREDICTION_TABLE.validate(predictions, where=run_id)
     operating = threshold_name(params.operating_specificity)
-    frozen = {"score": thresholds.get(operating)}
-    for score, values in (baseline_thresholds or {}).items():
-        frozen[score] = values.get(operating)
+    frozen = {"score": thresholds, **(baseline_thresholds or {})}
     sites = site_names(table)
-    figures = tuple(score_figures(table, score, site, params, frozen.get(score)) for site in sites for score in SCORES)
+    figures = tuple(
+        score_figures(table, score, site, params, points.get(operating), points)
+        for site in sites
+        for score in SCORES
+        for points in [frozen.get(score, {})]
+    )
     others: dict[str, tuple[ScoreFigures, ...]] = {}
     for name, other in (alternatives or {}).items():
         valid = PREDICTION_TABLE.validate(other, where=name)
@@ -75,6 +98,10 @@ def build_report(
         n_indeterminate=len(table) - len(labelled),
         figures=figures,
         size_auc_difference=size_auc_difference(table),
+        size_auc_difference_delong=size_auc_difference_delong(table),
+        subgroups=subgroup_figures(labelled, params, thresholds.get(operating)),
+        conformal=_conformal(labelled, conformal),
+        source_minus_target=_source_minus_target(table, source_site, target_site, source),
         alternatives=others,
         adaptation=adaptation,
         warnings=(*warnings, *_warnings(table, sites, weights, pretrained)),
@@ -87,13 +114,48 @@ def site_names(predictions: pd.DataFrame) -> tuple[str, ...]:
 
 
 def size_auc_difference(predictions: pd.DataFrame, site: str = ALL_SITES) -> Figure:
-    """AUC of image + size minus AUC of size only, paired DeLong, on rows that have both."""
+    """AUC of image + size minus AUC of size only on rows that have both, a patient's nodules taken together."""
     rows = labelled_rows(predictions, "score", "score_size", site=site)
-    return difference_figure(
+    labels, scores, patients = _arrays(rows)
+    return paired_difference_figure(labels, scores, rows["score_size"].to_numpy(dtype=np.float64), patients)
+
+
+def size_auc_difference_delong(predictions: pd.DataFrame, site: str = ALL_SITES) -> Figure:
+    """As `size_auc_difference`, by paired DeLong."""
+    rows = labelled_rows(predictions, "score", "score_size", site=site)
+    labels, scores, _ = _arrays(rows)
+    return difference_figure(labels, scores, rows["score_size"].to_numpy(dtype=np.float64))
+
+
+def _arrays(rows: pd.DataFrame) -> _Arrays:
+    """Labels, score and patients (n,) of labelled rows."""
+    return (
         rows["label"].to_numpy(dtype=np.int64),
         rows["score"].to_numpy(dtype=np.float64),
-        rows["score_size"].to_numpy(dtype=np.float64),
+        rows["patient_key"].to_numpy(dtype=object),
     )
+
+
+def _conformal(labelled: pd.DataFrame, quantiles: ConformalQuantiles | None) -> ConformalFigures | None:
+    if quantiles is None or labelled.empty:
+        return None
+    calls = conformal_calls(quantiles, labelled["score"].to_numpy(dtype=np.float64))
+    return conformal_figures(labelled.assign(conformal=calls), quantiles.alpha)
+
+
+def _source_minus_target(
+    table: pd.DataFrame, source_site: str, target_site: str, source: pd.DataFrame | None
+) -> Figure | None:
+    """AUC on the source minus AUC on the target, whose patients are others; None where there is nothing to compare."""
+    if source is not None:
+        parts = labelled_rows(source, "score"), labelled_rows(table, "score")
+    elif source_site and target_site:
+        parts = labelled_rows(table, "score", site=source_site), labelled_rows(table, "score", site=target_site)
+    else:
+        return None
+    if any(part.empty for part in parts):
+        return None
+    return unpaired_difference_figure(*_arrays(parts[0]), *_arrays(parts[1]))
 
 
 def _warnings(table: pd.DataFrame, sites: tuple[str, ...], weights: str, pretrained: bool) -> list[str]:

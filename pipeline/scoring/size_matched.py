@@ -6,16 +6,15 @@ where size cannot help. Size alone scores about 0.5 here.
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_contracts.evaluation import Figure
-from pipeline.scoring.bootstrap import cluster_draws, percentile_interval
-from pipeline.scoring.weighted_metrics import weighted_auc
+from pipeline.scoring.clustered_auc import auc_bounds, clustered_auc
 
-METHOD = "size-matched pairs, pair bootstrap"
+METHOD = "size-matched pairs, pairs and patients as clusters"
 
 
 def match_by_size(
@@ -49,20 +48,27 @@ def size_matched_auc(
     *,
     tolerance: float,
     seed: int,
-    draws: int,
+    patients: NDArray[Any] | None = None,
 ) -> Figure:
-    """AUC over the nodules of all size-matched pairs, with a 95 % interval from resampling pairs; n counts pairs."""
+    """AUC over the nodules of all size-matched pairs with a 95 % interval; n counts pairs.
+
+    The interval takes together what shares a pair and what shares a patient (`patients` (n,); two-way clustering of the
+    placement values, Cameron, Gelbach & Miller 2011).
+    """
     pairs = match_by_size(labels, diameters_mm, tolerance=tolerance, seed=seed)
     n_pairs = len(pairs)
     if n_pairs == 0:
         note = f"no malignant and benign nodule within {tolerance:.0%} of diameter"
         return Figure(value=None, n=0, n_positive=0, method=METHOD, note=note)
     rows = pairs.ravel()
-    statistic = partial(weighted_auc, labels[rows], scores[rows])
-    value = float(statistic(np.ones((1, rows.size)))[0])
-    interval = percentile_interval(
-        cluster_draws(np.repeat(np.arange(n_pairs), 2), statistic, draws=draws, seed=seed), value
-    )
-    low, high = interval or (None, None)
+    pair = np.repeat(np.arange(n_pairs), 2)
+    whose = pair if patients is None else patients[rows]
+    by_patient = clustered_auc(labels[rows], scores[rows], whose)
+    value = float(by_patient.aucs[0])
+    by_pair = clustered_auc(labels[rows], scores[rows], pair)
+    by_nodule = clustered_auc(labels[rows], scores[rows], np.arange(rows.size))
+    parts = [float(found.covariance[0, 0]) for found in (by_patient, by_pair, by_nodule)]
+    variance = max(parts[0] + parts[1] - parts[2], *parts[:2])
+    low, high = auc_bounds(value, variance, min(by_patient.patients, n_pairs)) or (None, None)
     note = "few pairs" if n_pairs < 30 else ""
     return Figure(value=value, low=low, high=high, n=n_pairs, n_positive=n_pairs, method=METHOD, note=note)

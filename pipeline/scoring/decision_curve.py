@@ -1,0 +1,60 @@
+"""Net benefit over threshold probabilities: the decision curve (Vickers & Elkin, Med Decis Making 2006;26:565)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from data_contracts.evaluation import Figure, NetBenefit
+
+#: probabilities of malignancy from which on somebody would act
+THRESHOLDS = tuple(round(percent / 100, 2) for percent in range(1, 21))
+
+_METHOD = "TP/n - FP/n t/(1-t), patients as clusters"
+
+
+def net_benefit(
+    labels: NDArray[np.int64],
+    scores: NDArray[np.float64],
+    patients: NDArray[Any],
+    thresholds: tuple[float, ...] = THRESHOLDS,
+) -> tuple[NetBenefit, ...]:
+    """Net benefit of calling score >= threshold malignant, and of calling every nodule so; empty without a nodule.
+
+    labels, scores, patients: (n,). The 95 % interval takes a patient's nodules together (linearised, Student's t).
+    """
+    n, n_positive = int(labels.size), int((labels == 1).sum())
+    if n == 0:
+        return ()
+    at = np.array(thresholds)
+    odds = at / (1 - at)
+    malignant = (labels == 1)[:, None]
+    gains = np.where(malignant, 1.0, -odds) * (scores[:, None] >= at)
+    values = gains.mean(axis=0)
+    codes, names = pd.factorize(patients)
+    moved = np.zeros((len(names), at.size))
+    np.add.at(moved, codes, (gains - values) / n)
+    enough = len(names) > 1
+    errors = np.sqrt((moved**2).sum(axis=0) * len(names) / (len(names) - 1)) if enough else np.zeros(at.size)
+    half = (float(student.ppf(0.975, len(names) - 1)) if enough else 0.0) * errors
+    prevalence = n_positive / n
+    return tuple(
+        NetBenefit(
+            threshold=float(at[i]),
+            model=Figure(
+                value=float(values[i]),
+                low=float(values[i] - half[i]) if enough else None,
+                high=float(values[i] + half[i]) if enough else None,
+                n=n,
+                n_positive=n_positive,
+                method=_METHOD,
+                note="" if enough else "no interval: all nodules are of one patient",
+            ),
+            treat_all=float(prevalence - (1 - prevalence) * odds[i]),
+        )
+        for i in range(at.size)
+    )
