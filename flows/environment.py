@@ -21,7 +21,9 @@ UNKNOWN = "unknown"
 _ROOT = Path(__file__).resolve().parent.parent
 _LOCK = _ROOT / "requirements.lock"
 _OURS = ("data_contracts", "pipeline", "models", "flows")
-_PACKAGES = ("noduleflow", "torch", "torchvision", "monai", "numpy", "scipy", "scikit-learn", "mlflow", "prefect")
+_PACKAGES = (
+    "noduleflow", "torch", "torchvision", "monai", "numpy", "scipy", "scikit-learn", "mlflow", "prefect", "openvino",
+)  # fmt: skip
 #: what torch, oneDNN and OpenVINO choose their kernels by
 _FLAGS = (
     "avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16",

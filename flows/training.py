@@ -19,6 +19,7 @@ from data_contracts.records import atomic_path, digest_of, sha256_file, write_by
 from flows.concepts import card_figures, concept_table, concepts_in_own_units
 from flows.contents import write_contents
 from flows.disclosure import disclosure_of, site_statements, write_disclosure
+from flows.drift import write_reference
 from flows.engine import step
 from flows.environment import ENVIRONMENT_FILE, environment
 from flows.evaluation import predictions_of, write_evaluation
@@ -148,6 +149,7 @@ def choose_and_evaluate(
         warnings=(*warnings, *cohort.reader.card.warnings),
         training={
             **params.model_dump(mode="json", exclude={"weights", "weights_sha256", "backbone"}),
+            "training_version": TRAINING_VERSION,
             "network": chosen,
             "dataset_sha256": cohort.digest(),
             "population": _population(learned),
@@ -171,6 +173,10 @@ def choose_and_evaluate(
         concepts=concepts,
     )
     card = card.model_copy(update={"concept_figures": card_figures(report.concepts)})
+    held_out = tables[chosen].set_index("patch_id")["score"]
+    if params.members == 1:  # several members learn from the validation patients, too
+        held_out = pd.concat([held_out, pd.Series(scores["score"], index=list(validation["patch_id"]))])
+    write_reference(workspace, folder, load_network(folder, card), card, cohort, held_out)
     _write_pictures(folder, tables[chosen], card, params, histories)
     write_bytes_atomic(folder / ENVIRONMENT_FILE, json.dumps(environment(), indent=1).encode())
     write_disclosure(disclosure_of(workspace, folder, card=card), folder)
@@ -221,6 +227,16 @@ def log_and_register(workspace: Workspace, run_id: str, networks: list[str], mod
     return Registry(workspace, model_name).register(run_id, mlflow_id)
 
 
+def fit_run(workspace: Workspace, run_id: str, dataset_id: str, params: TrainParams, weights: WeightsInfo) -> None:
+    """Everything of a run but its logging: features where it learns from them, every network, choice and evaluation."""
+    networks = network_names(params)
+    wanted = feature_params(params)
+    table = feature_table(workspace, workspace.datasets_root / dataset_id, wanted)[0] if wanted else None
+    for name in networks:
+        fit_network(workspace, run_id, dataset_id, params, name, table)
+    choose_and_evaluate(workspace, run_id, dataset_id, params, weights, networks)
+
+
 @flow(name="train", log_prints=False)
 def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_name: str) -> dict[str, Any]:
     """Fit, choose, evaluate, log and register; each stage is done once, whatever is killed when."""
@@ -239,11 +255,7 @@ def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_
         if (folder / "model_card.json").exists():
             say(f"train: run {run_id} is finished already")
         else:
-            wanted = feature_params(params)
-            table = feature_table(workspace, dataset_dir, wanted)[0] if wanted else None
-            for name in networks:
-                fit_network(workspace, run_id, dataset_id, params, name, table)
-            choose_and_evaluate(workspace, run_id, dataset_id, params, weights, networks)
+            fit_run(workspace, run_id, dataset_id, params, weights)
         version = log_and_register(workspace, run_id, networks, model_name)
     card = ModelCard.read(folder / "model_card.json")
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +14,34 @@ from flows.commands.data import SetOption
 
 @app.command()
 def train(
-    preset: Annotated[str, typer.Option(help="Name of a preset, or a TOML file.")],
+    preset: Annotated[str, typer.Option(help="Name of a preset, or a TOML file.")] = "",
     dataset: Annotated[str, typer.Option(help="Dataset id or name; the newest by default.")] = "",
     weights: Annotated[str, typer.Option(help="auto, none, or a local file; overrides the preset.")] = "",
     settings_: SetOption = None,
+    reproduce: Annotated[
+        str, typer.Option(metavar="VERSION", help="Train a registered version again and compare every figure.")
+    ] = "",
 ) -> None:
     """Fit, evaluate, log to MLflow and register as challenger.
 
+    With --reproduce nothing is registered: everything is as it was for VERSION, weights of a file are named again with
+    --weights, and the exit status is 0 where every figure is the same within 1e-6.
+
     Several processes share a fit: torchrun --nproc-per-node 2 -m flows train ...
     """
+    from data_contracts.errors import UsageError
     from flows.presets import assignments, train_params
+
+    if reproduce:
+        if preset or dataset or settings_:
+            raise UsageError(
+                "a version is reproduced as it was trained",
+                where="--reproduce",
+                todo="Leave out --preset, --dataset and --set; --weights may name the file of its first weights.",
+            )
+        return _reproduce(reproduce, weights)
+    if not preset:
+        raise UsageError("train needs a preset", todo="Add --preset NAME, or --reproduce VERSION.")
 
     overrides = assignments(settings_)
     dataset = str(overrides.pop("dataset", dataset))
@@ -45,6 +64,29 @@ def train(
             record = train_flow(str(workspace.root), folder.name, params, settings.model_name)
             text = figures_text(Path(record["folder"]))
     session.emit(record, f"{text}\nrun {record['run_id']} is version {record['version']}, now challenger")
+    return None
+
+
+def _reproduce(version: str, weights: str) -> None:
+    """`train --reproduce`: exit status 1 where a figure is not the registered one."""
+    from flows import ranks
+
+    model_name, shared = session.open()[0].model_name, session.open()[1].require()
+    with ranks.process_group():
+        if ranks.rank() > 0:
+            from flows.reproduction import help_to_reproduce
+
+            return help_to_reproduce(shared, model_name, version, weights)
+        with session.engine("flows.reproduction") as (_, workspace):
+            from data_contracts.reproduction import Reproduction
+            from flows.reproduction import reproduce_flow, reproduction_text, verdict
+
+            result = Reproduction.model_validate(reproduce_flow(str(workspace.root), version, model_name, weights))
+    session.emit(result.model_dump(mode="json"), reproduction_text(result))
+    if not result.same:
+        print(f"noduleflow: {verdict(result)}", file=sys.stderr)
+        raise typer.Exit(1)
+    return None
 
 
 @app.command()
