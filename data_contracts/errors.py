@@ -15,6 +15,7 @@ NoduleflowError                 1  something failed
 |-- GateRefusedError            4  a promotion gate said no
 |   `-- StaleExpectationError   4  the champion is not the version the caller expected
 |-- ExchangeError               1  a server that does not answer, refuses, or answers not as DICOM says
+|-- RegistryError               1  the registry is not as the last promotion or rollback left it
 `-- WorkspaceError              1  the workspace cannot be written, locked or understood
 """
 
@@ -115,4 +116,8 @@ class WorkspaceError(NoduleflowError):
 
 
 class ExchangeError(NoduleflowError):
+    pass
+
+
+class RegistryError(NoduleflowError):
     pass

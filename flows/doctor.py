@@ -44,7 +44,7 @@ def examine(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], s
         _egress,
         _weights,
         lambda: _prefect(workspace),
-        lambda: _mlflow(workspace, settings),
+        lambda: _registry(workspace, settings),
     ]
     checks = []
     for examination in examinations:
@@ -126,8 +126,21 @@ def _prefect(workspace: Workspace) -> Check:
         return Check("prefect", "ok", f"a server answers at {address}")
 
 
-def _mlflow(workspace: Workspace, settings: Settings) -> Check:
+def _registry(workspace: Workspace, settings: Settings) -> Check:
+    """Aliases against the account of the last move, files of champion and previous champion, audit, lock."""
     from flows.registry import CHAMPION, Registry
+    from flows.registry.faults import all_faults
+    from flows.registry.lock import lock_database
 
-    champion = Registry(workspace, settings.model_name).alias(CHAMPION)
-    return Check("mlflow", "ok", f"the registry answers; champion: {champion or 'none'}")
+    registry = Registry(workspace, settings.model_name)
+    if faults := all_faults(registry):
+        return Check("registry", "failed", "; ".join(fault.line() for fault in faults))
+    detail = f"MLflow answers, the audit holds; champion: {registry.alias(CHAMPION) or 'none'}"
+    if settings.mlflow_tracking_uri.startswith("http") and not lock_database(workspace):
+        return Check(
+            "registry",
+            "warning",
+            f"{detail}. Promotions of this machine wait for each other, those of others do not: where several machines "
+            "share the MLflow server, set NODULEFLOW_REGISTRY_LOCK_URL to a PostgreSQL database",
+        )
+    return Check("registry", "ok", detail)

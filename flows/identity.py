@@ -10,7 +10,7 @@ import pydicom
 
 from data_contracts.params import DeidentifyParams, IngestParams
 from data_contracts.series import Rejection, SeriesRecord
-from flows.audit import append_audit, read_audit
+from flows.registry.audit import append_audit, read_audit
 from flows.settings import Settings, actor_name
 from flows.workspace import Workspace
 from pipeline.deidentify.identity import HeaderIdentity, header_identity

@@ -14,8 +14,9 @@ from flows.nightly_config import PrivatePlan, RunPlan
 from flows.plan_intake import annotate_all, ingest_source
 from flows.prepare import prepare_flow
 from flows.progress import say
-from flows.promotion import NO_CHAMPION, promote
 from flows.registry import CHALLENGER, CHAMPION, Registry
+from flows.registry.policy import read_policy
+from flows.registry.promotion import NO_CHAMPION, promote
 from flows.review import review_flow
 from flows.settings import Settings
 from flows.summary import figures_text
@@ -80,7 +81,8 @@ def _gate(workspace: Workspace, plan: RunPlan, version: str) -> str:
     if champion is not None and int(champion) > int(version):
         return f"version {version} was judged before; version {champion} is champion"
     try:
-        promote(workspace, settings, version, expect=champion or NO_CHAMPION, policy=plan.policy)
+        policy = plan.policy if settings.policy is None else read_policy(settings.policy)
+        promote(workspace, settings, version, expect=champion or NO_CHAMPION, policy=policy)
     except GateRefusedError as error:
         return f"refused: {error.what}"
     return f"version {version} passed every gate and is champion" + (f", {champion} stepped down" if champion else "")

@@ -20,6 +20,13 @@ class Settings(BaseSettings):
     prefect_api_url: str = Field("", description="a Prefect server; empty starts an embedded one")
     mlflow_tracking_uri: str = Field("", description="an MLflow server; empty uses sqlite in the workspace")
     public_bucket_url: str = Field("https://s3.amazonaws.com", description="S3 endpoint of public data for `fetch`")
+    registry_lock_url: SecretStr | None = Field(
+        None, description="PostgreSQL that machines sharing an MLflow server lock in; MLflow's own database is taken"
+    )
+    audit_key: SecretStr | None = Field(
+        None, description="key that audit and versions are signed with; the same on machines that share MLflow"
+    )
+    policy: Path | None = Field(None, description="TOML file of the promotion policy; no other one can be given then")
     model_name: str = Field("noduleflow-nodule", description="name of the model in the MLflow registry")
     disclosure: Path | None = Field(None, description="the site's statements for model cards; else disclosure.toml")
     threads: int = Field(0, ge=0, description="threads of numerical libraries; 0 takes every core")
@@ -40,9 +47,7 @@ class Settings(BaseSettings):
     dicom_max_pdu_bytes: int = Field(131_072, ge=4096, description="largest PDU that the listener takes")
     exchange_timeout_s: float = Field(30.0, gt=0, description="how long a PACS may be silent, on either side")
     exchange_attempts: int = Field(5, ge=1, description="how often a request to a PACS is tried")
-    notify_url: SecretStr | None = Field(
-        None, description="webhook that hears of failed and crashed jobs"
-    )
+    notify_url: SecretStr | None = Field(None, description="webhook that hears of failed and crashed jobs")
     job_retry_s: float = Field(30.0, gt=0, description="pause before a scheduled job is tried again; it doubles")
     settle_s: float = Field(60.0, ge=0, description="a received study is ingested after so long without a new instance")
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from data_contracts.errors import ContractError
-from data_contracts.promotion import AuditRecord
+from data_contracts.errors import NoduleflowError
 from data_contracts.series import REJECTED_TABLE
-from flows.audit import read_audit, verify_audit
 from flows.settings import Settings
 from flows.workspace import Workspace
 
@@ -34,9 +32,9 @@ def describe(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], 
         "datasets": sorted(path.parent.name for path in workspace.datasets_root.glob("*/dataset.json")),
         "runs": runs,
         "reviews": len(list(workspace.reviews_root.glob("*/review.json"))),
-        "stuck": _stuck(workspace, unfinished),
-        **_aliases(workspace, settings),
+        **_registry(workspace, settings),
     }
+    record["stuck"] = [*_stuck(workspace, unfinished), *record.pop("registry_faults")]
     sites = ", ".join(f"{site} {count}" for site, count in record["series_by_site"].items()) or "none"
     reasons = ", ".join(f"{reason} {count}" for reason, count in record["refused"].items()) or "none"
     lines = [
@@ -48,20 +46,31 @@ def describe(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], 
         f"versions    champion {record['champion'] or 'none'}, challenger {record['challenger'] or 'none'}, "
         f"previous champion {record['previous_champion'] or 'none'}",
         f"reviews     {record['reviews']}",
+        *drift_lines,
     ]
+    lines += [f"sign-off    {line}" for line in record["waiting_for_signoff"]]
     lines += [f"stuck       {line}" for line in record["stuck"]] or ["stuck       nothing"]
     return record, "\n".join(lines)
 
 
-def _aliases(workspace: Workspace, settings: Settings) -> dict[str, str | None]:
-    from flows.registry import CHALLENGER, CHAMPION, PREVIOUS
+def _registry(workspace: Workspace, settings: Settings) -> dict[str, Any]:
+    """Aliases, versions that wait for people's words, and what is wrong with the registry."""
+    from flows.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry
+    from flows.registry.faults import audit_faults, quick_faults
+    from flows.registry.signoffs import policy_of, waiting
 
-    if not workspace.mlflow_database.exists() and not settings.mlflow_tracking_uri:
-        return dict.fromkeys((CHAMPION, CHALLENGER, PREVIOUS))
-    from flows.registry import Registry
-
-    registry = Registry(workspace, settings.model_name)
-    return {alias: registry.alias(alias) for alias in (CHAMPION, CHALLENGER, PREVIOUS)}
+    names = (CHAMPION, CHALLENGER, PREVIOUS)
+    record: dict[str, Any] = {**dict.fromkeys(names), "waiting_for_signoff": [], "registry_faults": []}
+    if workspace.mlflow_database.exists() or settings.mlflow_tracking_uri:
+        registry = Registry(workspace, settings.model_name)
+        record |= {alias: registry.alias(alias) for alias in names}
+        record["registry_faults"] = [fault.line() for fault in quick_faults(registry)]
+        record["waiting_for_signoff"] = waiting(registry, policy_of(settings))
+    try:
+        record["registry_faults"] += [f"audit {fault}" for fault in audit_faults(workspace, settings)]
+    except NoduleflowError as error:
+        record["registry_faults"].append(error.line())
+    return record
 
 
 def _stuck(workspace: Workspace, unfinished: list[str]) -> list[str]:
@@ -70,11 +79,4 @@ def _stuck(workspace: Workspace, unfinished: list[str]) -> list[str]:
     scratch = [path.name for path in workspace.scratch_root.glob("*")] if workspace.scratch_root.exists() else []
     if scratch:
         found.append(f"{len(scratch)} folders in scratch/ are left of killed runs: the next ingest clears them")
-    try:
-        records: list[AuditRecord] = read_audit(workspace)
-        found += [f"audit {fault}" for fault in verify_audit(workspace)]
-    except ContractError as error:
-        return [*found, error.line()]
-    if records and records[-1].action.endswith("_intent"):
-        found.append(f"promotion of version {records[-1].subject} was cut off: the next promote or rollback ends it")
     return found

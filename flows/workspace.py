@@ -100,12 +100,20 @@ class Workspace:
         return self.root / "reviews"
 
     @property
+    def drift_root(self) -> Path:
+        return self.root / "drift"
+
+    @property
     def segmenters_root(self) -> Path:
         return self.root / "segmenters"
 
     @property
     def audit_file(self) -> Path:
         return self.root / "audit.jsonl"
+
+    @property
+    def registry_root(self) -> Path:
+        return self.root / "registry"
 
     @property
     def mlflow_database(self) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_contracts.errors import ContractError, UsageError
-from flows.audit import append_audit, read_audit, verify_audit
+from flows.registry.audit import append_audit, read_audit, verify_audit
 from flows.workspace import Workspace
 
 

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from data_contracts.errors import GateRefusedError, StaleExpectationError, UsageError, WeightsDigestError
 from data_contracts.params import LabelParams, SplitParams
 from data_contracts.promotion import PromotionPolicy
-from flows.audit import append_audit, read_audit, verify_audit
+from flows.registry.audit import append_audit, read_audit, verify_audit
 from flows.settings import Settings, apply_environment
 from flows.workspace import Workspace
 
@@ -115,7 +115,7 @@ def test_the_same_training_again_gives_the_same_version(trained: Trained) -> Non
 
 
 def test_the_life_of_a_champion(trained: Trained) -> None:
-    from flows.promotion import promote, rollback
+    from flows.registry.promotion import promote, rollback
 
     def ask(version: str, expect: str, policy: PromotionPolicy) -> str | None:
         promote(trained.workspace, trained.settings, version, expect=expect, policy=policy)
@@ -145,7 +145,7 @@ def test_the_life_of_a_champion(trained: Trained) -> None:
 
 
 def test_a_promotion_cut_off_between_intent_and_done_is_ended_by_the_next_one(trained: Trained) -> None:
-    from flows.promotion import promote, rollback
+    from flows.registry.promotion import promote, rollback
 
     before = aliases(trained)[0] or "none"
     other = "2" if before == "1" else "1"

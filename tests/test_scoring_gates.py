@@ -18,9 +18,13 @@ GATES = {
     "test_nodules",
     "auc",
     "size_baseline",
+    "size_matched_auc",
     "calibration",
+    "calibration_slope",
+    "worst_subgroup",
     "not_worse_than_champion",
     "pretrained",
+    "warnings",
 }
 
 

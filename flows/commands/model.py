@@ -1,4 +1,4 @@
-"""train, evaluate, compare, promote, rollback, audit; of export what concerns a version."""
+"""train, evaluate, compare; of export what concerns a version."""
 
 from __future__ import annotations
 
@@ -118,53 +118,6 @@ def compare(
 
     record = compare_versions(workspace, settings.model_name, version_a, version_b)
     session.emit(record, comparison_text(record))
-
-
-@app.command()
-def promote(
-    version: Annotated[str, typer.Argument(help="Version number, or challenger.")],
-    expect: Annotated[str, typer.Option(help="The champion as you last saw it; none where there is none.")],
-    policy: Annotated[Path | None, typer.Option(help="TOML file with the gates' bounds.")] = None,
-) -> None:
-    """Make a version champion, if every gate holds."""
-    settings, workspace = session.open()
-    workspace.require()
-    from flows.promotion import promote as promote_version
-    from flows.promotion import read_policy
-
-    decision = promote_version(workspace, settings, version, expect=expect, policy=read_policy(policy))
-    gates = "\n".join(f"  held: {gate.gate}: {gate.detail}" for gate in decision.gates)
-    session.emit(decision.model_dump(mode="json"), f"version {decision.version} is champion\n{gates}".rstrip())
-
-
-@app.command()
-def rollback() -> None:
-    """Make the previous champion champion again."""
-    settings, workspace = session.open()
-    workspace.require()
-    from flows.promotion import rollback as roll_back
-
-    record = roll_back(workspace, settings)
-    session.emit(record, f"version {record['champion']} is champion again, {record['previous_champion']} stepped down")
-
-
-@app.command()
-def audit(
-    verify: Annotated[bool, typer.Option("--verify", help="Check the hash chain.")] = False,
-) -> None:
-    """Show or verify the record of promotions, rollbacks and refusals."""
-    from data_contracts.errors import ContractError
-    from flows.audit import read_audit, verify_audit
-
-    _, workspace = session.open()
-    workspace.require()
-    records = read_audit(workspace)
-    if verify and (faults := verify_audit(workspace)):
-        raise ContractError("the audit is broken: " + "; ".join(faults), where=str(workspace.audit_file))
-    lines = [f"{r.sequence:4d}  {r.time_utc}  {r.action:<16} {r.subject:<6} {r.actor}" for r in records]
-    end = f"the chain of {len(records)} records holds" if verify else f"{len(records)} records"
-    body = {"records": [record.model_dump(mode="json") for record in records], "verified": verify}
-    session.emit(body, "\n".join([*lines, end]))
 
 
 def export_model(name: str, out: Path, forms: str, dataset: str) -> bool:

@@ -116,12 +116,25 @@ def status() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Check the installation: versions, servers, weights, disk, egress."""
+def doctor(
+    mend: Annotated[
+        bool, typer.Option("--mend", help="First put the registry back as its last move left it, audited.")
+    ] = False,
+) -> None:
+    """Check the installation: versions, servers, weights, disk, egress, registry."""
     settings, workspace = session.open()
     from flows.doctor import examine
 
+    mended = None
+    if mend:
+        from flows.registry.mend import mend as mend_registry
+
+        mended = mend_registry(workspace.require(), settings)
     record, text = examine(workspace, settings)
+    if mended is not None:
+        record["mended"] = mended
+        done = "; ".join(mended["faults"]) or "nothing was wrong with the registry"
+        text = f"mended   registry  {done}; champion: {mended['champion'] or 'none'}\n{text}"
     session.emit(record, text)
     if not record["healthy"]:
         raise typer.Exit(1)

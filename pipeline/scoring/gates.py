@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
+from data_contracts.disclosure import Disclosure
 from data_contracts.evaluation import EvaluationReport, Figure, ScoreFigures
 from data_contracts.promotion import GateResult, PromotionPolicy
+from pipeline.scoring import gate_evidence
 from pipeline.scoring.compare import compare_paired
-from pipeline.scoring.delong import auc_figure
-from pipeline.scoring.figures import labelled_rows
+from pipeline.scoring.gate_subgroups import subgroup_gate
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of a version beside its figures.
+
+    disclosure: None where the run has none. network: the one that was kept, by its name in the report.
+    sealed: every file of it has a registered digest. signed: names of those whose sign-off counts.
+    overrides: (findings that readers rejected or corrected, findings they answered), of this version's reports.
+    """
+
+    disclosure: Disclosure | None = None
+    network: str | None = None
+    sealed: bool = True
+    signed: Sequence[str] = ()
+    overrides: tuple[int, int] = (0, 0)
 
 
 def promotion_gates(
@@ -19,7 +37,8 @@ def promotion_gates(
     champion_predictions: pd.DataFrame | None,
     policy: PromotionPolicy,
     *,
-    fitted_patients: Collection[str] = (),
+    fitted_patients: Collection[str] | None = (),
+    evidence: Evidence | None = None,
 ) -> tuple[GateResult, ...]:
     """Every gate's answer; a version is promoted only where all passed.
 
@@ -27,12 +46,13 @@ def promotion_gates(
     ----------
     report, predictions: of the version that asks; the report's AUC is computed again from the predictions.
     champion_predictions: held-out predictions of today's champion, None where there is none.
-    fitted_patients: keys of the patients the version was trained or validated on.
+    fitted_patients: keys of the patients the version was trained or validated on; None where nobody knows any more.
+    evidence: None leaves out the gates that ask for it.
     """
     figures = report.find("score")
-    return (
-        _report_gate(report, predictions),
-        _leak_gate(predictions, frozenset(fitted_patients)),
+    gates = [
+        gate_evidence.report_gate(report, predictions),
+        gate_evidence.leak_gate(predictions, None if fitted_patients is None else frozenset(fitted_patients)),
         GateResult(
             gate="test_nodules",
             passed=report.n_nodules >= policy.min_test_nodules,
@@ -47,13 +67,40 @@ def promotion_gates(
             report.size_auc_difference,
             policy.min_auc_minus_size,
         ),
+        _at_least(
+            "size_matched_auc",
+            "AUC among nodules of like diameter",
+            figures.size_matched_auc if figures else None,
+            policy.min_size_matched_auc,
+        ),
         _calibration_gate(figures, policy),
+        _slope_gate(figures, policy),
+        subgroup_gate(report, predictions, policy),
         _champion_gate(predictions, champion_predictions, policy),
         _pretrained_gate(report, policy),
-    )
+        gate_evidence.warnings_gate(report, policy),
+    ]
+    if evidence is not None:
+        gates += [
+            gate_evidence.sealed_gate(evidence.sealed),
+            gate_evidence.adaptation_gate(report, evidence.network, policy),
+            gate_evidence.card_gate(report, evidence.disclosure, policy),
+            gate_evidence.override_gate(*evidence.overrides, policy),
+            gate_evidence.signoff_gate(evidence.signed, policy),
+        ]
+    return tuple(gates)
 
 
-def _at_least(gate: str, what: str, figure: Figure | None, bound: float) -> GateResult:
+def _at_least(gate: str, what: str, figure: Figure | None, bound: float | None) -> GateResult:
+    if bound is None:
+        shown = figure.text() if figure else "not in the report"
+        return GateResult(
+            gate=gate,
+            passed=True,
+            figure=figure.value if figure else None,
+            bound=None,
+            detail=f"{what} is {shown}; the policy does not ask for it.",
+        )
     if figure is None or figure.value is None:
         reason = figure.text() if figure else "not in the report"
         return GateResult(gate=gate, passed=False, figure=None, bound=bound, detail=f"{what}: {reason}.")
@@ -71,36 +118,24 @@ def _calibration_gate(figures: ScoreFigures | None, policy: PromotionPolicy) -> 
     return GateResult(gate="calibration", passed=passed, figure=ece.value, bound=policy.max_ece, detail=detail)
 
 
-def _report_gate(report: EvaluationReport, predictions: pd.DataFrame) -> GateResult:
-    """The report must be the report of these predictions."""
-    figures = report.find("score")
-    rows = labelled_rows(predictions, "score")
-    again = auc_figure(rows["label"].to_numpy(dtype="int64"), rows["score"].to_numpy(dtype="float64"))
-    stated = figures.auc.value if figures else None
-    same = (
-        stated is not None
-        and again.value is not None
-        and abs(stated - again.value) < 1e-9
-        and report.n_nodules == again.n
+def _slope_gate(figures: ScoreFigures | None, policy: PromotionPolicy) -> GateResult:
+    """A slope below one is overconfidence, above one its opposite; a policy bounds either side."""
+    slope = figures.calibration_slope if figures else None
+    low, high = policy.min_calibration_slope, policy.max_calibration_slope
+    value = slope.value if slope else None
+    shown = slope.text() if slope else "not in the report"
+    gate, bound = "calibration_slope", low if low is not None else high
+    if bound is None:
+        detail = f"The calibration slope is {shown}; the policy does not ask for one."
+        return GateResult(gate=gate, passed=True, figure=value, bound=None, detail=detail)
+    asked = " and ".join(
+        part
+        for part in (f"at least {low:g}" if low is not None else "", f"at most {high:g}" if high is not None else "")
+        if part
     )
-    shown = "none" if stated is None else f"{stated:.4f}"
-    detail = (
-        f"The report states AUC {shown} on {report.n_nodules} nodules, "
-        f"its predictions give {again.text(4)} on {again.n}."
-    )
-    return GateResult(gate="report_matches_predictions", passed=same, figure=again.value, bound=stated, detail=detail)
-
-
-def _leak_gate(predictions: pd.DataFrame, fitted: frozenset[str]) -> GateResult:
-    """No held-out patient was fitted on, stands in two splits or in two folds."""
-    by_patient = predictions.groupby("patient_key")[["split", "fold"]].nunique()
-    leaking = set(by_patient.index[(by_patient > 1).any(axis=1)]) | (set(by_patient.index) & fitted)
-    detail = (
-        f"{len(leaking)} of {len(by_patient)} held-out patients were fitted on or stand in two splits or folds."
-        if leaking
-        else f"None of {len(by_patient)} held-out patients was fitted on or stands in two splits or folds."
-    )
-    return GateResult(gate="no_leak", passed=not leaking, figure=float(len(leaking)), bound=0.0, detail=detail)
+    passed = value is not None and (low is None or value >= low) and (high is None or value <= high)
+    detail = f"The calibration slope is {shown}, {asked} is asked."
+    return GateResult(gate=gate, passed=passed, figure=value, bound=bound, detail=detail)
 
 
 def _champion_gate(
@@ -108,19 +143,21 @@ def _champion_gate(
 ) -> GateResult:
     """The lower end of the paired interval against the champion must stay above the allowed drop.
 
-    On a handful of shared nodules that both rank alike the interval has no width, so they must be enough for a test.
+    The lower of DeLong's and the patient bootstrap's counts, as a patient's nodules are not independent. On a handful
+    of shared nodules that both rank alike the interval has no width, so they must be enough for a test.
     """
     bound = -policy.max_auc_drop_vs_champion
     gate = "not_worse_than_champion"
     if champion_predictions is None:
         return GateResult(gate=gate, passed=True, figure=None, bound=bound, detail="There is no champion yet.")
     comparison = compare_paired(predictions, champion_predictions)
-    low = comparison.difference.low
-    if low is None:
+    lows = [figure.low for figure in (comparison.difference, comparison.difference_bootstrap) if figure.low is not None]
+    if not lows or comparison.difference.value is None:
         detail = (
             f"No paired comparison with the champion: {comparison.difference.text()} among the nodules both scored."
         )
         return GateResult(gate=gate, passed=False, figure=None, bound=bound, detail=detail)
+    low = min(lows)
     if comparison.n < policy.min_test_nodules:
         detail = (
             f"The champion scored only {comparison.n} of the same nodules, "
@@ -128,8 +165,9 @@ def _champion_gate(
         )
         return GateResult(gate=gate, passed=False, figure=low, bound=bound, detail=detail)
     detail = (
-        f"AUC minus the champion's is {comparison.difference.text()} on the same {comparison.n} nodules; "
-        f"the lower end of the interval must be at least {bound:.3f}."
+        f"AUC minus the champion's is {comparison.difference.text()} on the same {comparison.n} nodules of "
+        f"{comparison.n_patients} patients; the lower end of the interval, {low:.3f} where patients are resampled too, "
+        f"must be at least {bound:.3f}."
     )
     return GateResult(gate=gate, passed=low >= bound, figure=low, bound=bound, detail=detail)
 

@@ -1,0 +1,124 @@
+"""manifest.json of a run folder: the sha256 of every file that makes a version, and what differs from it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from data_contracts.errors import ContractError, WeightsDigestError
+from data_contracts.records import sha256_file, write_bytes_atomic
+from data_contracts.versions import VersionManifest
+from flows.registry.formats import refuse_pickles
+
+MANIFEST_FILE = "manifest.json"
+#: folders of a run that later commands write into and no load reads from
+DERIVED = ("explanation",)
+_TODO = "Restore it from a backup, or `noduleflow rollback`; nothing was loaded."
+#: a file that was changed so short before is hashed again: the clock of its times may not tell two writes apart
+_SETTLED_S = 2.0
+_known: dict[tuple[str, int, int, int, int], str] = {}
+
+
+def write_manifest(folder: Path, model_dir: Path | None, *, run_id: str, trained_by: str) -> str:
+    """Hash every file of a run and of its MLflow model, write manifest.json, and return its own sha256.
+
+    Raises
+    ------
+    WeightsDigestError: there is a link, or something that is no file.
+    WeightsError: a file is, or holds, a pickle.
+    """
+    run_files = listed(folder)
+    model_files = listed(model_dir) if model_dir is not None else {}
+    refuse_pickles([*run_files.values(), *model_files.values()])
+    manifest = VersionManifest(
+        run_id=run_id, files=hashed(run_files), model_files=hashed(model_files), trained_by=trained_by
+    )
+    write_bytes_atomic(folder / MANIFEST_FILE, manifest.to_json().encode())
+    return sha256_file(folder / MANIFEST_FILE)
+
+
+def read_manifest(folder: Path, sha256: str) -> VersionManifest:
+    """The manifest of a run folder; raises WeightsDigestError where it is not the registered one."""
+    path = folder / MANIFEST_FILE
+    if not path.is_file() or path.is_symlink() or sha256_file(path) != sha256:
+        raise _changed(folder, MANIFEST_FILE)
+    try:
+        return VersionManifest.read(path)
+    except ContractError:
+        raise _changed(folder, MANIFEST_FILE) from None
+
+
+def check_folder(folder: Path, manifest: VersionManifest) -> None:
+    """Raises WeightsDigestError where a file of the run is missing, changed or one too many."""
+    _check(folder, manifest.files, f"runs/{folder.name}")
+
+
+def check_model(model_dir: Path, manifest: VersionManifest) -> None:
+    """The same of the artifacts of the MLflow model."""
+    _check(model_dir, manifest.model_files, "MLflow model")
+
+
+def listed(folder: Path) -> dict[str, Path]:
+    """Every file below a folder by its path, but the manifest and what later commands write.
+
+    Raises
+    ------
+    WeightsDigestError: there is a link, or something that is no file.
+    """
+    found: dict[str, Path] = {}
+    for root, folders, names in os.walk(folder):
+        here = Path(root)
+        at_top = here == folder
+        if at_top:
+            folders[:] = [name for name in folders if name not in DERIVED]
+        for name in [*names, *(name for name in folders if (here / name).is_symlink())]:
+            path = here / name
+            relative = path.relative_to(folder).as_posix()
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise WeightsDigestError("a version holds something that is no file", where=relative, todo=_TODO)
+            if not (at_top and name == MANIFEST_FILE):
+                found[relative] = path
+    return found
+
+
+def hashed(files: Mapping[str, Path]) -> dict[str, str]:
+    """sha256 of files by name, several at a time."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return dict(zip(sorted(files), pool.map(lambda name: _sha256(files[name]), sorted(files)), strict=True))
+
+
+def _check(folder: Path, expected: Mapping[str, str], place: str) -> None:
+    found = listed(folder) if folder.is_dir() else {}
+    if missing := sorted(set(expected) - set(found)):
+        raise _different("misses a file", f"{place}/{missing[0]}")
+    if strangers := sorted(set(found) - set(expected)):
+        raise _different("holds a file that was not registered", f"{place}/{strangers[0]}")
+    digests = hashed(found)
+    if changed := [name for name in sorted(expected) if digests[name] != expected[name]]:
+        raise _different("is not what was registered", f"{place}/{changed[0]}")
+
+
+def _different(what: str, where: str) -> WeightsDigestError:
+    return WeightsDigestError(f"the version {what}", where=where, todo=_TODO)
+
+
+def _changed(folder: Path, name: str) -> WeightsDigestError:
+    return _different("is not what was registered", f"runs/{folder.name}/{name}")
+
+
+def _sha256(path: Path) -> str:
+    """sha256 of a file; taken as known where neither size, times nor place changed since it was hashed here."""
+    before = path.stat()
+    key = (str(path), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino)
+    if key in _known:
+        return _known[key]
+    digest = sha256_file(path)
+    after = path.stat()
+    unchanged = (after.st_size, after.st_mtime_ns, after.st_ctime_ns) == key[1:4]
+    if unchanged and time.time() - max(after.st_mtime, after.st_ctime) > _SETTLED_S:
+        _known[key] = digest
+    return digest
