@@ -112,10 +112,6 @@ class Workspace:
         return self.root / "audit.jsonl"
 
     @property
-    def registry_root(self) -> Path:
-        return self.root / "registry"
-
-    @property
     def mlflow_database(self) -> Path:
         return self.root / "mlflow.db"
 

@@ -11,7 +11,7 @@ from data_contracts.errors import ContractError, RegistryError
 from data_contracts.promotion import AuditRecord
 from data_contracts.records import write_bytes_atomic
 from data_contracts.versions import AuditAnchor, ChainEnd, LastMove
-from flows.registry.keys import audit_key, canonical, same, sign, sign_record
+from flows.registry.keys import audit_key, canonical, registry_root, same, sign, sign_record
 from flows.workspace import Workspace
 
 FIRST = "0" * 64
@@ -46,7 +46,7 @@ def read_anchor(workspace: Workspace) -> AuditAnchor | None:
     ------
     RegistryError: it was changed, or signed with another key.
     """
-    path = workspace.registry_root / _ANCHOR
+    path = registry_root(workspace) / _ANCHOR
     if not path.exists():
         return None
     anchor = AuditAnchor.read(path)
@@ -58,7 +58,7 @@ def read_anchor(workspace: Workspace) -> AuditAnchor | None:
 def write_anchor(workspace: Workspace, anchor: AuditAnchor) -> None:
     """Sign the anchor and write it, whole or not at all."""
     signed = anchor.model_copy(update={"mac": sign_record(audit_key(workspace), _PURPOSE, anchor)})
-    write_bytes_atomic(workspace.registry_root / _ANCHOR, canonical(signed.model_dump(mode="json")).encode() + b"\n")
+    write_bytes_atomic(registry_root(workspace) / _ANCHOR, canonical(signed.model_dump(mode="json")).encode() + b"\n")
 
 
 def trusted_end(workspace: Workspace) -> AuditAnchor:

@@ -7,6 +7,7 @@ import hmac
 import json
 import secrets
 import socket
+from pathlib import Path
 from typing import Any
 
 from data_contracts.errors import RegistryError
@@ -15,6 +16,11 @@ from flows.settings import Settings
 from flows.workspace import Workspace
 
 _KEY_FILE = "audit.key"
+
+
+def registry_root(workspace: Workspace) -> Path:
+    """Where the key and the anchor of the audit are."""
+    return workspace.root / "registry"
 
 
 def audit_key(workspace: Workspace) -> bytes:
@@ -26,7 +32,7 @@ def audit_key(workspace: Workspace) -> bytes:
     """
     if (given := Settings().audit_key) is not None:
         return given.get_secret_value().encode()
-    path = workspace.registry_root / _KEY_FILE
+    path = registry_root(workspace) / _KEY_FILE
     if not path.exists():
         with workspace.lock("audit-key"):
             if not path.exists():
@@ -42,7 +48,7 @@ def audit_key(workspace: Workspace) -> bytes:
 
 def has_key(workspace: Workspace) -> bool:
     """Whether this workspace has signed anything yet, or could have."""
-    return Settings().audit_key is not None or (workspace.registry_root / _KEY_FILE).exists()
+    return Settings().audit_key is not None or (registry_root(workspace) / _KEY_FILE).exists()
 
 
 def workspace_id(workspace: Workspace) -> str:
