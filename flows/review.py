@@ -14,12 +14,14 @@ from data_contracts.errors import UsageError
 from data_contracts.evaluation import SCORES, EvaluationReport
 from data_contracts.model_card import ModelCard
 from data_contracts.nodules import RATINGS
-from data_contracts.params import IngestParams, LabelParams, PatchParams, ReviewParams
+from data_contracts.params import DriftParams, IngestParams, LabelParams, PatchParams, ReviewParams
 from data_contracts.records import digest_of, write_bytes_atomic
 from data_contracts.review import Finding, SeriesSummary, StudyReview
 from data_contracts.series import SeriesRecord
 from data_contracts.volume import CTVolume
 from flows.concepts import concepts_in_own_units
+from flows.drift import keep_study, watch
+from flows.drift_samples import watched_rows
 from flows.engine import step
 from flows.progress import stage
 from flows.registry import CHAMPION, Registry
@@ -45,6 +47,7 @@ NOT_EXAMINED = (
 )
 
 _DEFAULTS = ReviewParams()
+_DRIFT = DriftParams()
 
 
 def study_keys_of(workspace: Workspace, sources: list[str], site: str) -> list[str]:
@@ -73,6 +76,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     segmenter = _lung_segmenter(workspace, params)
     images: dict[str, bytes] = {}
     findings: list[Finding] = []
+    watched: list[pd.DataFrame] = []
     maps = map_verdict(run_folder, card, number, params)
     annotated = {str(key) for key in nodules["series_key"]}
     for record in to_be_read(records, annotated, remembered_preference(workspace.preference_file)):
@@ -82,8 +86,10 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
         if predictor is None or rows.empty:
             continue
         volume = read_nifti(workspace.root / record.volume_path)
-        found, pictures = _findings(volume, record, rows, predictor, segment_lungs(volume, segmenter), maps, params)
+        lungs = segment_lungs(volume, segmenter)
+        found, pictures, seen = _findings(volume, record, rows, predictor, lungs, maps, params)
         findings += found
+        watched.append(seen)
         images |= pictures
     findings.sort(key=lambda finding: -(finding.probability or 0.0))
     report = EvaluationReport.read(run_folder / "evaluation.json")
@@ -102,6 +108,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
         warnings=_warnings(report),
     )
     _write(workspace.reviews_root / study_key, review, images, params)
+    keep_study(workspace, run_folder.name, watched)
     return study_key
 
 
@@ -122,7 +129,7 @@ def _findings(
     lungs: LungMask,
     maps: MapVerdict,
     params: ReviewParams,
-) -> tuple[list[Finding], dict[str, bytes]]:
+) -> tuple[list[Finding], dict[str, bytes], pd.DataFrame]:
     card = predictor.card
     patch_params = patch_params_of(card)
     centers = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
@@ -162,7 +169,9 @@ def _findings(
                 key_images=tuple(named),
             )
         )
-    return findings, images
+    nodule_ids = [str(key) for key in rows["nodule_id"]]
+    seen = watched_rows(record, nodule_ids, predictor.network, card, patches, scores["score"])
+    return findings, images, seen
 
 
 def _lung_segmenter(workspace: Workspace, params: ReviewParams) -> LungSegmenter | None:
@@ -217,6 +226,15 @@ def _series_summary(record: SeriesRecord) -> SeriesSummary:
     return SeriesSummary(**{name: getattr(record, name) for name in SeriesSummary.model_fields})
 
 
+@step("watch-drift")
+def watch_drift(workspace: Workspace, model_name: str, version: str, params: DriftParams) -> dict[str, Any]:
+    """Whether the studies reviewed last still resemble those the version was judged on; an alarm where they do not."""
+    registry = Registry(workspace, model_name)
+    number = registry.resolve(version)
+    report = watch(workspace, model_name, number, registry.verified_folder(number)[0], params)
+    return report.model_dump(mode="json")
+
+
 @flow(name="review", log_prints=False)
 def review_flow(
     workspace_root: str,
@@ -224,8 +242,9 @@ def review_flow(
     model_name: str,
     version: str = CHAMPION,
     params: ReviewParams = _DEFAULTS,
+    drift: DriftParams = _DRIFT,
 ) -> dict[str, Any]:
-    """Reports of some studies, one task a study."""
+    """Reports of some studies, one task a study; then the drift of the studies reviewed last."""
     workspace = Workspace(Path(workspace_root))
     reports = []
     with stage("review", len(study_keys)) as progress:
@@ -236,4 +255,4 @@ def review_flow(
             n_findings = len(review.findings)
             reports.append({"study_key": key, "n_findings": n_findings, "report": str(folder / "report.html")})
             progress.advance(f"study {key}: {n_findings} findings")
-    return {"reports": reports, "version": version}
+    return {"reports": reports, "version": version, "drift": watch_drift(workspace, model_name, version, drift)}

@@ -34,6 +34,7 @@ def describe(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], 
         "reviews": len(list(workspace.reviews_root.glob("*/review.json"))),
         **_registry(workspace, settings),
     }
+    record["drift"], drift_lines = _drift(workspace, settings, record["champion"])
     record["stuck"] = [*_stuck(workspace, unfinished), *record.pop("registry_faults")]
     sites = ", ".join(f"{site} {count}" for site, count in record["series_by_site"].items()) or "none"
     reasons = ", ".join(f"{reason} {count}" for reason, count in record["refused"].items()) or "none"
@@ -51,6 +52,20 @@ def describe(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], 
     lines += [f"sign-off    {line}" for line in record["waiting_for_signoff"]]
     lines += [f"stuck       {line}" for line in record["stuck"]] or ["stuck       nothing"]
     return record, "\n".join(lines)
+
+
+def _drift(workspace: Workspace, settings: Settings, champion: str | None) -> tuple[dict[str, Any] | None, list[str]]:
+    """What the last review by the champion said of drift: verdict, reasons and counts, and lines for a person."""
+    from flows.drift import newest_report
+
+    report = newest_report(workspace, settings.model_name, champion) if champion else None
+    if report is None:
+        return None, ["drift       not looked at yet: no review by a champion"]
+    seen = f"{report.n_nodules} nodules of {report.n_patients} patients, {report.created_utc}"
+    lines = [f"drift       {report.verdict} ({seen})", *(f"drift       {reason}" for reason in report.reasons)]
+    if report.verdict in ("watch", "alert"):
+        lines.append("drift       `noduleflow drift` shows every figure; docs/drift.md says what to do")
+    return report.model_dump(mode="json", exclude={"checks"}), lines
 
 
 def _registry(workspace: Workspace, settings: Settings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from data_contracts.records import atomic_path, digest_of, sha256_file, write_by
 from flows.concepts import card_figures, concept_table, concepts_in_own_units
 from flows.contents import write_contents
 from flows.disclosure import disclosure_of, site_statements, write_disclosure
-from flows.drift import write_reference
+from flows.drift_samples import write_reference
 from flows.engine import step
 from flows.environment import ENVIRONMENT_FILE, environment
 from flows.evaluation import predictions_of, write_evaluation

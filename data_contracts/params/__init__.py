@@ -2,6 +2,7 @@
 
 from data_contracts.params.base import Params
 from data_contracts.params.cohort import ImageParams, LabelParams, PatchParams, PhantomParams, SplitParams
+from data_contracts.params.drift import DriftParams
 from data_contracts.params.explanation import ExplainParams
 from data_contracts.params.few_shot import FewShotParams
 from data_contracts.params.guidelines import GuidelineParams
@@ -14,6 +15,7 @@ __all__ = [
     "ADAPTATION_METHODS",
     "AdaptationGateParams",
     "DeidentifyParams",
+    "DriftParams",
     "EvaluateParams",
     "ExplainParams",
     "FeatureParams",

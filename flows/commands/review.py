@@ -30,6 +30,7 @@ def review(
         keys = study_keys_of(workspace, sources, site)
         record = review_flow(str(workspace.root), keys, settings.model_name, version, params)
     lines = [f"{item['n_findings']} findings: {item['report']}" for item in record["reports"]]
+    lines.append(f"drift: {record['drift']['verdict']}" + "".join(f"; {why}" for why in record["drift"]["reasons"]))
     session.emit(record, "\n".join(lines))
 
 
