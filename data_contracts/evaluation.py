@@ -108,8 +108,9 @@ class SubgroupFigures(Record):
 
 
 class ConformalSubgroup(Record):
-    """Coverage and abstention in one level of one variable: those of SubgroupFigures, and "class" with the levels benign
-    and malignant.
+    """Coverage and abstention in one level of one variable.
+
+    Variables and levels are those of SubgroupFigures, and "class" with the levels benign and malignant.
     """
 
     variable: str

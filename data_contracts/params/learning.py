@@ -68,10 +68,16 @@ class AdaptationGateParams(Params):
 
 
 class EvaluateParams(Params):
-    """How figures are computed."""
+    """How figures are computed.
+
+    bootstrap: draws of patients. size_match_tolerance: how far the diameters of a pair may be apart, as a share.
+    operating_specificity: whose threshold sensitivity and specificity are reported at first, and in subgroups.
+    conformal_alpha: share of a class whose prediction set may miss it.
+    """
 
     bootstrap: int = Field(1000, ge=100)
     size_match_tolerance: float = Field(0.10, gt=0)
     ece_bins: int = Field(10, ge=2)
     operating_specificity: float = 0.90
+    conformal_alpha: float = Field(0.10, gt=0, lt=0.5)
     seed: int = 0

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from scipy.stats import t as student
+
+from pipeline.scoring.quantiles import student_95
 
 Floats = NDArray[np.float64]
 
@@ -75,7 +76,7 @@ def spread_interval(
         return percentile_interval(values, value)
     if patients < 2:
         return None
-    quantile = float(student.ppf(0.975, patients - 1))
+    quantile = student_95(patients - 1)
     if not logit_scale:
         half = quantile * float(usable.std(ddof=1))
         return value - half, value + half

@@ -8,16 +8,17 @@ normal with a covariance known from the patients, so what a true error would giv
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from scipy.stats import t as student
 
 from data_contracts.evaluation import Figure
 from pipeline.scoring.delong import Z_95, class_problem
+from pipeline.scoring.quantiles import student_95
 from pipeline.scoring.weighted_metrics import ece_bins
 
 Floats = NDArray[np.float64]
@@ -28,13 +29,11 @@ _LEAST_PROBABILITY = 1e-12
 _MOST_STEPS = 50
 #: beyond this the classes are separated for all that this table can say
 _STEEPEST = 1e3
-#: how many true errors are tried for an end of the interval
-_TRIED = 81
+#: draws of what a true error would give, and halvings of the range in which an end of the interval is sought
+_DRAWS, _HALVINGS = 1000, 12
 
 
-def ece_figure(
-    labels: NDArray[np.int64], scores: Floats, patients: NDArray[Any], *, bins: int, draws: int, seed: int
-) -> Figure:
+def ece_figure(labels: NDArray[np.int64], scores: Floats, patients: NDArray[Any], *, bins: int, seed: int) -> Figure:
     """Expected calibration error over `bins` bins of equal width with a 95 % interval of the true error.
 
     Ends of the interval (test inversion): the smallest and the largest true error under which an error as large, or as
@@ -56,7 +55,7 @@ def ece_figure(
         return Figure(value=value, n=n, n_positive=n_positive, method=method, note=ONE_PATIENT)
     influence = (sums - np.bincount(codes)[:, None] * gaps) / n
     covariance = influence.T @ influence * (len(names) / (len(names) - 1))
-    low, high = _inverted(gaps, covariance, patients=len(names), draws=draws, seed=seed)
+    low, high = _inverted(gaps, covariance, patients=len(names), seed=seed)
     note = ""
     if value > high:
         note = f"chance alone gives such a value: the true error is at most {high:.3f}"
@@ -65,27 +64,39 @@ def ece_figure(
     )
 
 
-def _inverted(gaps: Floats, covariance: Floats, *, patients: int, draws: int, seed: int) -> tuple[float, float]:
+def _inverted(gaps: Floats, covariance: Floats, *, patients: int, seed: int) -> tuple[float, float]:
     """Ends of the interval of the sum of |true gaps| from gaps (bins,) and their covariance (bins, bins)."""
     values, vectors = np.linalg.eigh(covariance)
     rng = np.random.default_rng(seed)
-    widen = float(student.ppf(0.975, patients - 1)) / Z_95
-    noise = rng.normal(size=(draws, gaps.size)) * np.sqrt(np.maximum(values, 0.0)) * widen @ vectors.T
+    widen = student_95(patients - 1) / Z_95
+    noise = rng.normal(size=(_DRAWS, gaps.size)) * np.sqrt(np.maximum(values, 0.0)) * widen @ vectors.T
     errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
     found = float(np.abs(gaps).sum())
-    tried = np.linspace(0.0, min(found + 4 * float(errors.sum()), 1.0), _TRIED)
-    evenly = gaps + np.where(gaps >= 0, 1.0, -1.0) * errors
-    ends = []
-    for direction in (gaps, evenly):
-        length = float(np.abs(direction).sum())
-        share = direction / length if length > 0 else direction
-        ends.append(np.stack([np.abs(error * share + noise).sum(axis=1) for error in tried]))
-    possible_low = tried[(ends[0] >= found - 1e-12).mean(axis=1) >= 0.025]
-    possible_high = tried[(ends[1] <= found + 1e-12).mean(axis=1) >= 0.025]
-    return (
-        float(possible_low[0]) if possible_low.size else 0.0,
-        float(possible_high[-1]) if possible_high.size else 0.0,
+    largest = min(found + 4 * float(errors.sum()), 1.0)
+
+    def share(error: float, direction: Floats, sign: float) -> float:
+        """Of draws under this true error that are as large as the error found (sign 1), or as small (sign -1)."""
+        drawn = np.abs(error * direction + noise).sum(axis=1)
+        return float((sign * (drawn - found) >= -1e-12).mean())
+
+    proportional, even = (
+        direction / max(float(np.abs(direction).sum()), 1e-300)
+        for direction in (gaps, gaps + np.where(gaps >= 0, 1.0, -1.0) * errors)
     )
+    low, high = 0.0, largest
+    if share(0.0, proportional, 1.0) < 0.025:
+        low = _crossing(lambda error: share(error, proportional, 1.0) < 0.025, 0.0, largest)
+    if share(largest, even, -1.0) < 0.025:
+        high = _crossing(lambda error: share(error, even, -1.0) >= 0.025, 0.0, largest)
+    return low, high
+
+
+def _crossing(holds: Callable[[float], bool], low: float, high: float) -> float:
+    """Where `holds`, true of small numbers, ceases to be true between low and high."""
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def recalibration_figures(labels: NDArray[np.int64], scores: Floats, patients: NDArray[Any]) -> tuple[Figure, Figure]:
@@ -114,7 +125,7 @@ def recalibration_figures(labels: NDArray[np.int64], scores: Floats, patients: N
     errors = _jackknife_errors(design, labels, codes, len(names), coefficients)
     figures = []
     for value, error in zip(coefficients[::-1], (None, None) if errors is None else errors[::-1], strict=True):
-        half = None if error is None else float(student.ppf(0.975, len(names) - 1)) * error
+        half = None if error is None else student_95(len(names) - 1) * error
         figures.append(
             Figure(
                 value=float(value),

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
-from scipy.stats import t as student
 
 from data_contracts.evaluation import Figure
 from pipeline.scoring.delong import Z_95, class_problem, placements
+from pipeline.scoring.quantiles import student_95, student_p_value
 
 Floats = NDArray[np.float64]
 
@@ -126,12 +126,12 @@ def _difference(difference: float, variance: float, patients: int) -> ClusteredD
     if variance < 1e-15:  # the same order of nodules leaves a rounding error of either sign
         return ClusteredDifference(difference, difference, difference, 1.0 if abs(difference) < 1e-12 else 0.0)
     error = float(np.sqrt(variance))
-    half = float(student.ppf(0.975, patients - 1)) * error
+    half = student_95(patients - 1) * error
     return ClusteredDifference(
         difference,
         max(difference - half, -1.0),
         min(difference + half, 1.0),
-        float(2 * student.sf(abs(difference) / error, patients - 1)),
+        student_p_value(difference / error, patients - 1),
     )
 
 

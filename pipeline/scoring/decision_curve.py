@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import t as student
 
 from data_contracts.evaluation import Figure, NetBenefit
+from pipeline.scoring.quantiles import student_95
 
 #: probabilities of malignancy from which on somebody would act
 THRESHOLDS = tuple(round(percent / 100, 2) for percent in range(1, 21))
@@ -40,7 +40,7 @@ def net_benefit(
     np.add.at(moved, codes, (gains - values) / n)
     enough = len(names) > 1
     errors = np.sqrt((moved**2).sum(axis=0) * len(names) / (len(names) - 1)) if enough else np.zeros(at.size)
-    half = (float(student.ppf(0.975, len(names) - 1)) if enough else 0.0) * errors
+    half = (student_95(len(names) - 1) if enough else 0.0) * errors
     prevalence = n_positive / n
     return tuple(
         NetBenefit(

@@ -85,7 +85,7 @@ def score_figures(
             patients=patients,
         ),
         brier=brier,
-        ece=ece_figure(labels, scores, patients, bins=params.ece_bins, draws=params.bootstrap, seed=params.seed),
+        ece=ece_figure(labels, scores, patients, bins=params.ece_bins, seed=params.seed),
         calibration_slope=slope,
         calibration_intercept=intercept,
         threshold=threshold,

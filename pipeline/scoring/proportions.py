@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
-from scipy.stats import t as student
 
 from data_contracts.evaluation import Figure
+from pipeline.scoring.quantiles import student_95
 
 Floats = NDArray[np.float64]
 
@@ -58,7 +58,7 @@ def clustered_proportion_figure(
         effect = max(between / (share * (1 - share)), 1.0)
     else:
         effect = (1 + float((sizes**2).sum()) / n) / 2
-    low, high = _wilson(share, n / effect, float(student.ppf(0.975, len(names) - 1)))
+    low, high = _wilson(share, n / effect, student_95(len(names) - 1))
     return Figure(value=share, low=min(low, share), high=max(high, share), n=n, n_positive=n_positive, method=method)
 
 

@@ -138,7 +138,7 @@ def subgroup_figures(
                 size_auc=clustered_auc_figure(labels[sized], sizes[sized], patients[sized]),
                 sensitivity=sensitivity,
                 specificity=specificity,
-                ece=ece_figure(y, p, whose, bins=params.ece_bins, draws=params.bootstrap, seed=params.seed),
+                ece=ece_figure(y, p, whose, bins=params.ece_bins, seed=params.seed),
             )
         )
     return tuple(figures)

@@ -23,12 +23,13 @@ class World:
 
     patients: of a set. clustered: False gives each patient one nodule. image: what the image knows of the class.
     slope, bias: of the score's logit against that of the true probability given what the score sees; 1 and 0 are
-    calibrated.
+    calibrated. target_noise: what the score's logit loses on patients of the site "target".
     """
 
     patients: int = 130
     clustered: bool = True
     image: float = 1.6
+    target_noise: float = 0.6
     slope: float = 1.3
     bias: float = -0.3
 
@@ -55,8 +56,9 @@ def held_out_set(world: World, rng: np.random.Generator, patients: int | None = 
     # Without what nobody sees the logit is nearer to zero (Zeger 1988: by sqrt(1 + 0.346 var)).
     marginal = seen / np.sqrt(1 + 0.346 * 4)
     size_only = (-1.6 + 2.8 * size) / np.sqrt(1 + 0.346 * (4 + world.image**2))
-    score = expit(world.bias + world.slope * marginal)
     scanner = rng.random(number)[patient]
+    target = scanner >= 0.55
+    score = expit(world.bias + world.slope * (marginal + world.target_noise * target * rng.normal(size=n)))
     return pd.DataFrame(
         {
             "patch_id": np.arange(n).astype(str),
@@ -64,7 +66,7 @@ def held_out_set(world: World, rng: np.random.Generator, patients: int | None = 
             "patient_key": patient.astype(str),
             "split": "test",
             "fold": 0,
-            "site": np.where(scanner < 0.55, "source", "target"),
+            "site": np.where(target, "target", "source"),
             "label": pd.array(label, dtype="Int8"),
             "score": score,
             "score_image": expit(image),
