@@ -1,15 +1,34 @@
-"""report.html of a run: every figure with its interval and size baseline, and what the gate said."""
+"""report.html of a run: a verdict in words, then every figure with its interval and size baseline, and plots."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pandas as pd
 from markupsafe import Markup
 
 from data_contracts.concepts import concept_title
-from data_contracts.evaluation import SCORES, EvaluationReport, Figure, ScoreFigures
+from data_contracts.evaluation import SCORES, EvaluationReport, Figure, ScoreFigures, SubgroupFigures
 from pipeline.review import wording
 from pipeline.review.html import content_policy, page_environment, read_template
-from pipeline.review.plots import prediction_plots
+from pipeline.review.plots import Plot, prediction_plots
+from pipeline.review.report_plots import decision_curve, forest_axis, forest_range, forest_row
+from pipeline.review.verdict import interval_text, verdict
+
+_LEVEL_SIGNS = {"good": "✓", "caution": "≈", "bad": "✗", "unknown": "?"}
+_VARIABLES = {
+    "diameter": "Diameter",
+    "texture": "Texture",
+    "thickness": "Slice thickness",
+    "kernel": "Kernel",
+    "manufacturer": "Manufacturer",
+    "site": "Site",
+    "sex": "Sex",
+    "age": "Age",
+    "class": "Class",
+}
+#: a header may hold a novel
+_LONGEST_LEVEL = 60
 
 
 def render_evaluation(report: EvaluationReport, predictions: pd.DataFrame | None = None) -> str:
@@ -17,10 +36,11 @@ def render_evaluation(report: EvaluationReport, predictions: pd.DataFrame | None
 
     Parameters
     ----------
-    report: every figure of the page.
+    report: every figure of the page; parts that it lacks are named with the reason.
     predictions: PREDICTION_TABLE of the run; with it the page holds ROC, reliability and score by diameter.
     """
-    style = read_template("report.css")
+    style = read_template("report.css") + read_template("evaluation.css")
+    told = verdict(report)
     return (
         page_environment()
         .get_template("evaluation.html.j2")
@@ -28,18 +48,50 @@ def render_evaluation(report: EvaluationReport, predictions: pd.DataFrame | None
             report=report,
             policy=content_policy(style),
             style=Markup(style),
+            verdict=told,
+            sign=_LEVEL_SIGNS[told.level],
+            tiles=_tiles(report),
             sites=_sites(report.figures),
             tables={"": _by_site(report.figures)}
             | {name: _by_site(rows) for name, rows in report.alternatives.items()},
             alternatives={name: _headline(rows) for name, rows in report.alternatives.items()},
             headline=_headline(report.figures),
-            plots=[] if predictions is None else prediction_plots(predictions),
+            plots=[] if not report.figures else _plots(report, predictions),
+            forest=_forest(report),
+            operating=_operating(report),
+            source_target=_source_target(report),
             wording=wording,
             scores=SCORES,
+            variables=_VARIABLES,
+            short=_short,
             figure=_figure_text,
+            interval=interval_text,
             concept_title=concept_title,
+            point_title=_point_title,
         )
     )
+
+
+def _plots(report: EvaluationReport, predictions: pd.DataFrame | None) -> list[Plot]:
+    """The four plots in the order of the page; those that cannot be drawn say why."""
+    drawn = [] if predictions is None else prediction_plots(predictions)
+    if not drawn:
+        why = (
+            "it was written without the predictions" if predictions is None else "the labels are of one class, or none"
+        )
+        drawn = [Plot("ROC, reliability, probability by diameter", None, f"No such plots: {why}.")]
+    return [*drawn[:2], decision_curve(report), *drawn[2:]]
+
+
+def _tiles(report: EvaluationReport) -> list[tuple[str, Figure | None, bool, str]]:
+    """(title, figure, whether it is a difference, of what n counts) of the figures beside the verdict."""
+    main, size = report.find("score"), report.find("score_size")
+    return [
+        ("AUC, image + size", main and (main.auc_clustered or main.auc), False, "nodules"),
+        ("AUC, size only", size and (size.auc_clustered or size.auc), False, "nodules"),
+        ("Difference", report.size_auc_difference, True, "nodules"),
+        ("Size-matched AUC", main and main.size_matched_auc, False, "pairs"),
+    ]
 
 
 def _sites(rows: tuple[ScoreFigures, ...]) -> list[str]:
@@ -61,5 +113,57 @@ def _headline(rows: tuple[ScoreFigures, ...]) -> list[ScoreFigures]:
     return [row for site in _sites(rows) for row in rows if row.site == site and row.score == "score"]
 
 
-def _figure_text(figure: Figure | None, digits: int = 3) -> str:
-    return "not computed" if figure is None else figure.text(digits)
+def _operating(report: EvaluationReport) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """(name of a point, [(score, its point)]) on all sites, in the order of the report."""
+    rows = [row for score in SCORES if (row := report.find(score)) is not None]
+    names = dict.fromkeys(point.name for row in rows for point in row.operating_points)
+    return [
+        (name, [(SCORES[row.score], point) for row in rows for point in row.operating_points if point.name == name])
+        for name in names
+    ]
+
+
+def _point_title(name: str) -> str:
+    """`specificity_0.90` as `Specificity 0.90 on validation`."""
+    return f"{name.replace('_', ' ').capitalize()} on validation"
+
+
+def _forest(report: EvaluationReport) -> dict[str, Any] | None:
+    """Rows by variable with their drawings, and the scale that they share."""
+    if not report.subgroups:
+        return None
+    main = report.find("score")
+    scale = forest_range(report.subgroups)
+    overall = None if main is None else main.auc.value
+    groups: dict[str, list[tuple[SubgroupFigures, Markup]]] = {}
+    for row in report.subgroups:
+        groups.setdefault(row.variable, []).append((row, forest_row(row, scale, overall)))
+    return {"axis": forest_axis(scale), "groups": groups, "flagged": any(row.flagged for row in report.subgroups)}
+
+
+def _source_target(report: EvaluationReport) -> str:
+    """Source against target in a sentence, or why there is none."""
+    loss = report.source_minus_target
+    if loss is None:
+        return "No figure of source against target: the training named no source and target site."
+    if loss.value is None:
+        return f"No figure of source against target: {loss.note or 'not computed'}."
+    return f"AUC on the source site minus AUC on the target site: {interval_text(loss, signed=True)}."
+
+
+def _short(text: str) -> str:
+    """A level or site as a cell can hold it."""
+    text = text.replace(">=", "≥").replace("<=", "≤")
+    return text if len(text) <= _LONGEST_LEVEL else text[:_LONGEST_LEVEL] + "…"
+
+
+def _figure_text(figure: Figure | None, digits: int = 3, signed: bool = False) -> Markup:
+    """The value, and below it the interval."""
+    if figure is None or figure.value is None:
+        return Markup('<span class="why">{}</span>').format((figure and figure.note) or "not computed")
+    form = f"{'+' if signed else ''}z.{digits}f"
+    if figure.low is None or figure.high is None:
+        return Markup("{}").format(f"{figure.value:{form}}")
+    between = " to " if signed else "-"
+    interval = f"[{figure.low:{form}}{between}{figure.high:{form}}]"
+    return Markup('{}<span class="ci">{}</span>').format(f"{figure.value:{form}}", interval)

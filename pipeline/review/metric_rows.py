@@ -19,7 +19,7 @@ from data_contracts.evaluation import EvaluationReport, Figure, ScoreFigures
 from data_contracts.records import digest_of
 
 #: MLflow takes letters, digits, space and / _ - . : in a name; the slashes are ours
-_SIGNS = {"<": "lt", "≤": "le", ">": "gt", "≥": "ge"}
+_SIGNS = {"<=": "le", ">=": "ge", "≤": "le", "≥": "ge", "<": "lt", ">": "gt"}
 _SPELT = re.compile(r"^(lt|le|gt|ge) ")
 _LONGEST_PART = 60
 _FIGURES = (
@@ -49,7 +49,8 @@ def safe_part(text: str) -> str:
 
     Where something is replaced, a digest of the whole keeps two names apart.
     """
-    spelt = f"{_SIGNS[text[0]]} {text[1:]}" if text[:1] in _SIGNS else text
+    sign = next((sign for sign in _SIGNS if text.startswith(sign)), "")
+    spelt = f"{_SIGNS[sign]} {text.removeprefix(sign)}" if sign else text
     safe = re.sub(r"[^A-Za-z0-9_\-. ]", "_", spelt)[:_LONGEST_PART].strip(" .")
     if safe and safe == spelt and not _SPELT.match(text):
         return safe

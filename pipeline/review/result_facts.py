@@ -47,8 +47,8 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
         "metrics": Fact(
             "Discrimination: AUC, average precision, size-matched AUC (pairs of nearly the same diameter). "
             "Calibration: Brier score, ECE, slope and intercept, reliability diagram. Use: sensitivity and specificity "
-            "at frozen thresholds, net benefit at 1-20 %. Each beside the diameter-only model, because diameter explains "
-            "most of readers' ratings."
+            "at frozen thresholds, net benefit at 1-20 %. Each beside the diameter-only model, because diameter "
+            "explains most of readers' ratings."
         ),
         "uncertainty": Fact(
             "95 % intervals: DeLong, with a patient's nodules taken together, or patients drawn again (bootstrap); "

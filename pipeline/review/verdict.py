@@ -21,13 +21,13 @@ class Verdict:
 
 
 def interval_text(figure: Figure, *, digits: int = 3, signed: bool = False) -> str:
-    """`0.912 (0.880 to 0.941)`, with signs for a difference; the reason where there is no figure."""
+    """`0.912 [0.880 to 0.941]`, with signs for a difference; the reason where there is no figure."""
     if figure.value is None:
         return figure.note or "not computed"
     form = f"{'+' if signed else ''}z.{digits}f"  # z: no minus before zero
     if figure.low is None or figure.high is None:
         return f"{figure.value:{form}}"
-    return f"{figure.value:{form}} ({figure.low:{form}} to {figure.high:{form}})"
+    return f"{figure.value:{form}} [{figure.low:{form}} to {figure.high:{form}}]"
 
 
 def verdict(report: EvaluationReport) -> Verdict:
