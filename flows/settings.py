@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, SecretStr
@@ -98,6 +99,20 @@ def configured_secret() -> str | None:
     """The key of the keyed digests, where the installation sets one; never a parameter of a flow."""
     secret = Settings().secret
     return secret.get_secret_value() if secret is not None else None
+
+
+def shared_registry_secrets() -> tuple[str | None, str]:
+    """(key that audit and versions are signed with, PostgreSQL that machines lock in); asked for at every line."""
+    environment = tuple(os.environ.get(f"NODULEFLOW_{name}") for name in ("AUDIT_KEY", "REGISTRY_LOCK_URL"))
+    dotenv = Path(".env")
+    return _registry_secrets(environment, str(dotenv.resolve()), dotenv.stat().st_mtime_ns if dotenv.exists() else 0)
+
+
+@lru_cache(maxsize=16)
+def _registry_secrets(environment: tuple[str | None, ...], dotenv: str, changed_ns: int) -> tuple[str | None, str]:
+    settings = Settings()
+    key, url = settings.audit_key, settings.registry_lock_url
+    return (key.get_secret_value() if key is not None else None), (url.get_secret_value() if url is not None else "")
 
 
 def actor_name(settings: Settings) -> str:

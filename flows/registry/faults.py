@@ -37,8 +37,8 @@ _AUDIT = "`noduleflow doctor --mend` keeps the file aside and begins a new chain
 _RESTORE = "Restore the files from a backup, or `noduleflow rollback` if another version is meant to answer."
 
 
-def quick_faults(registry: Registry) -> list[Fault]:
-    """Faults that are seen without reading files or the whole audit."""
+def quick_faults(registry: Registry, seen: Seen | None = None) -> list[Fault]:
+    """Faults that are seen without reading files or the whole audit, in what MLflow said just now."""
     found: list[Fault] = []
     anchor: AuditAnchor | None = None
     try:
@@ -47,7 +47,7 @@ def quick_faults(registry: Registry) -> list[Fault]:
         found.append(Fault("audit", error.what, _AUDIT))
         anchor = read_or_none(registry.workspace)
     try:
-        seen = registry.see()
+        seen = seen or registry.see()
     except RegistryError as error:
         return [*found, Fault("account", error.what, error.todo or _MEND)]
     found += _account_faults(registry, seen, anchor)
@@ -94,9 +94,9 @@ def audit_faults(workspace: Workspace, settings: Settings) -> list[str]:
         return [*verify_audit(workspace), error.what]
 
 
-def require_sound(registry: Registry) -> None:
+def require_sound(registry: Registry, seen: Seen) -> None:
     """Raises RegistryError where there is a fault that a move of the champion would cover up."""
-    if found := quick_faults(registry):
+    if found := quick_faults(registry, seen):
         more = f" ({len(found) - 1} more)" if len(found) > 1 else ""
         raise RegistryError(f"{found[0].what}{more}", where=registry.model_name, todo=found[0].todo)
 
@@ -115,7 +115,7 @@ def trusted_state(registry: Registry) -> RegistryState | None:
 def broken(registry: Registry, named: Named) -> str | None:
     """Why the files of a version are not what was registered; None where they are."""
     try:
-        if named.version not in {str(version.version) for version in registry.versions()}:
+        if not registry.exists(named.version):
             return "it was deleted from MLflow"
         if registry.named(named.version) != named:
             return "MLflow holds another run or manifest under its number"
@@ -143,7 +143,6 @@ def _account_faults(registry: Registry, seen: Seen, anchor: AuditAnchor | None) 
 
 def _alias_faults(registry: Registry, seen: Seen, state: RegistryState) -> list[Fault]:
     found = []
-    numbers = {str(version.version) for version in registry.versions()}
     for alias, named, before in (
         (CHAMPION, state.champion, state.before),
         (PREVIOUS, state.previous, state.previous_before),
@@ -153,7 +152,7 @@ def _alias_faults(registry: Registry, seen: Seen, state: RegistryState) -> list[
             continue
         if state.phase == "intent" and there == (before.version if before else None):
             continue
-        if expected is not None and expected not in numbers:
+        if expected is not None and not registry.exists(expected):
             what = f"version {expected}, which is {alias}, was deleted from MLflow"
         elif there is None:
             what = f"the alias {alias} was taken from version {expected}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_contracts.errors import RegistryError
 from data_contracts.records import Record, atomic_path
-from flows.settings import Settings
+from flows.settings import shared_registry_secrets
 from flows.workspace import Workspace
 
 _KEY_FILE = "audit.key"
@@ -30,8 +30,8 @@ def audit_key(workspace: Workspace) -> bytes:
     ------
     RegistryError: the file is empty.
     """
-    if (given := Settings().audit_key) is not None:
-        return given.get_secret_value().encode()
+    if (given := shared_registry_secrets()[0]) is not None:
+        return given.encode()
     path = registry_root(workspace) / _KEY_FILE
     if not path.exists():
         with workspace.lock("audit-key"):
@@ -48,13 +48,13 @@ def audit_key(workspace: Workspace) -> bytes:
 
 def has_key(workspace: Workspace) -> bool:
     """Whether this workspace has signed anything yet, or could have."""
-    return Settings().audit_key is not None or (registry_root(workspace) / _KEY_FILE).exists()
+    return shared_registry_secrets()[0] is not None or (registry_root(workspace) / _KEY_FILE).exists()
 
 
 def workspace_id(workspace: Workspace) -> str:
     """Short name of a workspace in the shared registry: of its own key, or of machine and folder under a shared one."""
     key = audit_key(workspace)
-    own = "" if Settings().audit_key is None else f"{socket.gethostname()}\n{workspace.root}"
+    own = "" if shared_registry_secrets()[0] is None else f"{socket.gethostname()}\n{workspace.root}"
     return hmac.new(key, f"workspace\n{own}".encode(), hashlib.sha256).hexdigest()[:12]
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from data_contracts.errors import UsageError, WorkspaceError
-from flows.settings import Settings
+from flows.settings import shared_registry_secrets
 from flows.tracking import tracking_uri
 from flows.workspace import Workspace
 
@@ -25,8 +25,8 @@ _KEEPALIVE = "SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SE
 
 def lock_database(workspace: Workspace) -> str:
     """Address of the PostgreSQL database whose advisory lock is taken too; "" where the file lock is all there is."""
-    if (given := Settings().registry_lock_url) is not None and given.get_secret_value():
-        return given.get_secret_value()
+    if given := shared_registry_secrets()[1]:
+        return given
     uri = tracking_uri(workspace)
     return uri if uri.startswith("postgres") else ""
 

@@ -53,7 +53,7 @@ def mend(workspace: Workspace, settings: Settings) -> dict[str, Any]:
                 previous=previous,
                 detail=detail,
                 check=check,
-                base=base,
+                before=base,
             )
     return {
         "faults": [fault.what for fault in found],

@@ -35,7 +35,7 @@ def move_champion(
     previous: Named | None,
     detail: dict[str, Any],
     check: Check,
-    base: RegistryState | None = None,
+    before: RegistryState,
 ) -> RegistryState:
     """Write the intent, move both aliases, write that it is done. Hold the registry's lock.
 
@@ -44,9 +44,8 @@ def move_champion(
     action: "promote", "rollback" or "mend". target: the new champion, None for none.
     previous: previous_champion after the move.
     check: raises where the lock was lost.
-    base: the account before, where MLflow's is not to be trusted.
+    before: the account of the move before.
     """
-    before = base or registry.see().state or RegistryState()
     intent = RegistryState(
         move=before.move + 1,
         phase="intent",
@@ -233,7 +232,7 @@ def _point(registry: Registry, alias: str, named: Named | None) -> None:
 
 def _named_or_none(registry: Registry, version: str | None) -> Named | None:
     """The version, or None where MLflow does not have it."""
-    if version is None or version not in {str(found.version) for found in registry.versions()}:
+    if version is None or not registry.exists(version):
         return None
     return registry.named(version)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from data_contracts.errors import GateRefusedError, NoduleflowError, StaleExpectationError, UsageError
 from data_contracts.promotion import GateResult, PromotionDecision, PromotionPolicy
-from data_contracts.versions import Named, VersionManifest
+from data_contracts.versions import Named, RegistryState, VersionManifest
 from flows.registry.audit import append_audit
 from flows.registry.faults import require_sound
 from flows.registry.judging import judge
@@ -38,10 +38,11 @@ def promote(
     WeightsDigestError: the version is not what was registered; that is in the audit too.
     RegistryError: others moved an alias or cut the audit; `doctor --mend` comes first.
     """
-    registry = Registry(workspace, settings.model_name)
+    registry = Registry(workspace, settings.model_name, settle=False)
     actor = actor_name(settings)
     with registry_lock(workspace, settings.model_name) as check:
-        champion = _settled_champion(registry, actor, check)
+        state = _settled_state(registry, actor, check)
+        champion = state.champion
         number = registry.resolve(version)
         _expect(registry, actor, "promote", number, expect, champion)
         if champion is not None and champion.version == number:
@@ -62,7 +63,8 @@ def promote(
             failed = "; ".join(f"{gate.gate}: {gate.detail}" for gate in decision.failed())
             raise GateRefusedError(f"version {number} is not promoted: {failed}", where=settings.model_name)
         figures["golden"] = _rehearsed(registry, actor, "promote", Rehearsal(folder), named, manifest)
-        move_champion(registry, actor, "promote", named, previous=champion, detail=figures, check=check)
+        previous = champion or state.previous
+        move_champion(registry, actor, "promote", named, previous=previous, detail=figures, check=check, before=state)
     return decision
 
 
@@ -78,12 +80,11 @@ def rollback(workspace: Workspace, settings: Settings, *, expect: str = "") -> d
     """
     rehearsal = _early_rehearsal(workspace)
     try:
-        registry = Registry(workspace, settings.model_name)
+        registry = Registry(workspace, settings.model_name, settle=False)
         actor = actor_name(settings)
         with registry_lock(workspace, settings.model_name) as check:
-            champion = _settled_champion(registry, actor, check)
-            state = registry.see().state
-            previous = state.previous if state is not None else None
+            state = _settled_state(registry, actor, check)
+            champion, previous = state.champion, state.previous
             if champion is None or previous is None:
                 raise UsageError("there is no previous champion to go back to", where=settings.model_name)
             _expect(registry, actor, "rollback", previous.version, expect or champion.version, champion)
@@ -95,20 +96,20 @@ def rollback(workspace: Workspace, settings: Settings, *, expect: str = "") -> d
             if rehearsal is None or rehearsal.folder != folder:
                 rehearsal = _stopped(rehearsal) or Rehearsal(folder)
             golden = _rehearsed(registry, actor, "rollback", rehearsal, previous, manifest)
+            detail = {"golden": golden}
             move_champion(
-                registry, actor, "rollback", previous, previous=champion, detail={"golden": golden}, check=check
+                registry, actor, "rollback", previous, previous=champion, detail=detail, check=check, before=state
             )
     finally:
         _stopped(rehearsal)
     return {"champion": previous.version, "previous_champion": champion.version}
 
 
-def _settled_champion(registry: Registry, actor: str, check: Any) -> Named | None:
-    """The champion by the account, after a move that was cut off was ended and nothing was found wrong."""
-    settle(registry, actor, check)
-    require_sound(registry)
-    state = registry.see().state
-    return state.champion if state is not None else None
+def _settled_state(registry: Registry, actor: str, check: Any) -> RegistryState:
+    """The account of the last move, after one that was cut off was ended and nothing was found wrong."""
+    seen = settle(registry, actor, check)
+    require_sound(registry, seen)
+    return seen.state or RegistryState()
 
 
 def _expect(registry: Registry, actor: str, action: str, number: str, expect: str, champion: Named | None) -> None:

@@ -127,17 +127,31 @@ class Registry:
         UsageError: there is none.
         RegistryError: champion or previous_champion is not the one that the last promotion or rollback left.
         """
+        from mlflow.exceptions import MlflowException
+
         wanted: str | None = version
         if not version.isdigit():
             seen = self.see()
             wanted = seen.aliases.get(version)
             if version in (CHAMPION, PREVIOUS):
                 _check_alias(seen, version)
-        numbers = [str(found.version) for found in self.versions()]
-        if wanted is None or wanted not in numbers:
-            known = ", ".join(numbers) or "none; `noduleflow train` registers one"
-            raise UsageError(f"no version {version!r} of {self.model_name}", todo=f"Known: {known}.")
-        return wanted
+        try:
+            if wanted is not None:
+                return str(self.client.get_model_version(self.model_name, wanted).version)
+        except MlflowException:
+            pass
+        known = ", ".join(str(found.version) for found in self.versions()) or "none; `noduleflow train` registers one"
+        raise UsageError(f"no version {version!r} of {self.model_name}", todo=f"Known: {known}.")
+
+    def exists(self, version: str) -> bool:
+        """Whether MLflow has a version of this number."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_model_version(self.model_name, version)
+        except MlflowException:
+            return False
+        return True
 
     def named(self, version: str) -> Named:
         """A version with its run and the digest of its manifest, which is empty where an earlier program registered it.
