@@ -15,8 +15,8 @@ from data_contracts.versions import VersionManifest
 from flows.registry.formats import refuse_pickles
 
 MANIFEST_FILE = "manifest.json"
-#: folders of a run that later commands write into and no load reads from
-DERIVED = ("explanation",)
+#: of a run, what later commands write (`explain`); no load of the network reads it
+DERIVED = ("explanation", "explanation.json")
 _TODO = "Restore it from a backup, or `noduleflow rollback`; nothing was loaded."
 #: a file that was changed so short before is hashed again: the clock of its times may not tell two writes apart
 _SETTLED_S = 2.0
@@ -80,7 +80,7 @@ def listed(folder: Path) -> dict[str, Path]:
             relative = path.relative_to(folder).as_posix()
             if not stat.S_ISREG(path.lstat().st_mode):
                 raise WeightsDigestError("a version holds something that is no file", where=relative, todo=_TODO)
-            if not (at_top and name == MANIFEST_FILE):
+            if not (at_top and name in (MANIFEST_FILE, *DERIVED)):
                 found[relative] = path
     return found
 
