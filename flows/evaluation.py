@@ -22,6 +22,7 @@ from data_contracts.records import write_bytes_atomic
 from flows.concepts import concept_table, concepts_in_own_units
 from flows.disclosure import disclosure_of, write_disclosure
 from flows.engine import step
+from flows.facts import held_out_facts
 from flows.labelled import patches_of
 from flows.registry import Registry
 from flows.workspace import Workspace
@@ -30,16 +31,28 @@ from pipeline.cohort.dataset import PatchReader
 from pipeline.review.evaluation_page import render_evaluation
 from pipeline.scoring.compare import compare_paired
 from pipeline.scoring.concepts import concept_figures
+from pipeline.scoring.conformal import conformal_calls
 from pipeline.scoring.evaluation import build_report
 from pipeline.scoring.fusion import apply_calibration
 
 
-def predictions_of(rows: pd.DataFrame, logits: np.ndarray, calibration: Calibration, *, fold: int = 0) -> pd.DataFrame:
-    """A PredictionTable of patch rows and the logits of a network on them, in the same order."""
+def predictions_of(
+    rows: pd.DataFrame,
+    logits: np.ndarray,
+    calibration: Calibration,
+    *,
+    fold: int = 0,
+    facts: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """A PredictionTable of patch rows and the logits of a network on them, in the same order.
+
+    facts: of the same rows, as `held_out_facts` gives them.
+    """
     columns = ["patch_id", "nodule_id", "patient_key", "split", "site", "label", "diameter_mm"]
     table = rows[columns].reset_index(drop=True).assign(fold=fold)
     diameters = table["diameter_mm"].to_numpy(dtype=np.float64, na_value=np.nan)
-    return table.assign(**apply_calibration(calibration, logits, diameters))
+    table = table.assign(**apply_calibration(calibration, logits, diameters))
+    return table if facts is None else pd.concat([table, facts.reset_index(drop=True)], axis=1)
 
 
 def write_evaluation(
@@ -53,11 +66,16 @@ def write_evaluation(
     alternatives: Mapping[str, pd.DataFrame] | None = None,
     adaptation: AdaptationDecision | None = None,
     concepts: pd.DataFrame | None = None,
+    source: pd.DataFrame | None = None,
 ) -> EvaluationReport:
     """predictions.parquet, concepts.parquet, evaluation.json and report.html of one network on one held-out set.
 
+    source: predictions on the held-out patients of training, where `predictions` are of another dataset.
+
     Returns what evaluation.json holds.
     """
+    if card.conformal is not None:
+        predictions = predictions.assign(conformal=conformal_calls(card.conformal, predictions["score"]))
     report = build_report(
         predictions,
         run_id=card.run_id,
@@ -72,6 +90,10 @@ def write_evaluation(
         adaptation=adaptation,
         baseline_thresholds=baseline_thresholds,
         warnings=card.warnings,
+        conformal=card.conformal,
+        source_site=str(card.training.get("source_site", "")),
+        target_site=str(card.training.get("target_site", "")),
+        source=source,
     )
     if concepts is not None:
         report = report.model_copy(update={"concepts": concept_figures(concepts, params)})
@@ -103,14 +125,25 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
     folder = workspace.root / "evaluations" / f"{card.run_id}-{dataset_dir.name}"
     write_evaluation(
         folder,
-        predictions_of(rows, logits, card.calibration),
+        predictions_of(rows, logits, card.calibration, facts=held_out_facts(workspace, reader, rows)),
         used,
         protocol=f"{whose}; thresholds and calibration as registered",
         params=EvaluateParams(),
         concepts=concept_table(concepts_in_own_units(predictor.network, patches, card), rows),
+        source=_held_out_at_training(run_folder) if dataset_dir.name != card.dataset_id else None,
     )
     write_disclosure(disclosure_of(workspace, folder, card=card), folder)
     return folder
+
+
+def _held_out_at_training(run_folder: Path) -> pd.DataFrame | None:
+    """The predictions that were registered with a version, of its source site where it names one."""
+    file = run_folder / "predictions.parquet"
+    if not file.is_file():
+        return None
+    table, card = PREDICTION_TABLE.read(file), ModelCard.read(run_folder / "model_card.json")
+    site = card.training.get("source_site", "")
+    return table[table["site"] == site] if site else table
 
 
 def unseen_rows(workspace: Workspace, reader: PatchReader, card: ModelCard) -> tuple[pd.DataFrame, str]:

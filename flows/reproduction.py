@@ -163,6 +163,10 @@ def scratch_workspace(plan: Plan) -> Workspace:
     """The workspace of the repetition: made where it is not there yet, with the dataset and the teacher of the run."""
     scratch = Workspace(plan.scratch).create()
     _point(scratch.datasets_root / plan.dataset_dir.name, plan.dataset_dir)
+    first = Workspace(plan.dataset_dir.parent.parent)
+    for file in (first.series_table, first.nodule_table):  # facts of the held-out nodules
+        if file.is_file():
+            _point(scratch.root / file.name, file)
     if plan.params.teacher:
         _point(scratch.runs_root / plan.params.teacher, plan.registered.parent / plan.params.teacher)
     return scratch

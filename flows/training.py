@@ -23,6 +23,7 @@ from flows.drift_samples import write_reference
 from flows.engine import step
 from flows.environment import ENVIRONMENT_FILE, environment
 from flows.evaluation import predictions_of, write_evaluation
+from flows.facts import held_out_facts
 from flows.features import feature_params, feature_table
 from flows.labelled import floats
 from flows.members import check_members
@@ -47,11 +48,12 @@ from models.networks.backbones import build_backbone
 from models.networks.inputs import input_spec
 from models.weights.zoo import WeightsInfo, load_weights
 from pipeline.review.training_pictures import confusion_png, curves_png
+from pipeline.scoring.conformal import fit_conformal
 from pipeline.scoring.delong import delong
 from pipeline.scoring.fusion import apply_calibration, fit_calibration
 from pipeline.scoring.label_check import label_warnings
 from pipeline.scoring.shift.gate import decide_adaptation
-from pipeline.scoring.thresholds import freeze_thresholds, threshold_name
+from pipeline.scoring.thresholds import freeze_operating_points, threshold_name
 
 #: part of a run's id: a change of what training does makes new runs
 TRAINING_VERSION = 2
@@ -108,8 +110,9 @@ def choose_and_evaluate(
     chosen = decision.chosen if decision else networks[-1] if JOINT in networks else SOURCE_ONLY
     calibrations = {name: _calibrate(workspace, run_id, name, cohort) for name in networks}
     test, validation = cohort.test(), cohort.validation()
+    facts = held_out_facts(workspace, cohort.reader, test)
     tables = {
-        name: predictions_of(test, _logits(workspace, run_id, name, "test", test), calibrations[name])
+        name: predictions_of(test, _logits(workspace, run_id, name, "test", test), calibrations[name], facts=facts)
         for name in networks
     }
     scores = apply_calibration(
@@ -117,7 +120,8 @@ def choose_and_evaluate(
         _logits(workspace, run_id, chosen, "validation", validation),
         floats(validation["diameter_mm"]),
     )
-    frozen = {score: freeze_thresholds(values, floats(validation["label"])) for score, values in scores.items()}
+    truth = floats(validation["label"])
+    frozen = {score: freeze_operating_points(values, truth) for score, values in scores.items()}
     histories = _histories(workspace, run_id, networks)
     warnings = _label_warnings(workspace, run_id, chosen, cohort, histories)
     with atomic_path(folder / CHECKPOINT_FILE) as temporary:
@@ -142,6 +146,7 @@ def choose_and_evaluate(
         input=input_spec(cohort.reader.card, params),
         calibration=calibrations[chosen],
         thresholds=frozen["score"],
+        conformal=fit_conformal(scores["score"], truth, alpha=EvaluateParams().conformal_alpha),
         checkpoint_sha256=checkpoint_sha256,
         dataset_id=dataset_id,
         pooling=params.pooling,

@@ -1,4 +1,4 @@
-"""Student's t by its bare formulas: the same as scipy.stats, a hundred times faster, of which many subgroups are glad."""
+"""Student's t by its bare formulas: the same as scipy.stats, a hundred times faster, which subgroups ask for."""
 
 from __future__ import annotations
 
