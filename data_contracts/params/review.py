@@ -14,10 +14,14 @@ class ReviewParams(Params):
     min_diameter_mm: smaller nodules are left out.
     maps: on shows where the network looked, if `noduleflow explain` found its maps reliable, else says why it does not.
     lung_segmenter: a folder of `segmenters/` in the workspace with a trained network; empty takes the classical mask.
+    dicom: on writes the results as DICOM too: segmentation, measurements, key images and, with pdf, the report.
+    dicom_key_images: of how many findings, the most suspicious first, key images are written as DICOM.
     """
 
     key_image_size_mm: float = Field(60.0, gt=0)
     pdf: bool = True
+    dicom: bool = True
+    dicom_key_images: int = Field(20, ge=0)
     maps: bool = False
     min_diameter_mm: float = Field(0.0, ge=0)
     lung_segmenter: str = Field("", pattern=r"^[A-Za-z0-9_-]*$")

@@ -78,11 +78,33 @@ def read_report(ds: Dataset) -> list[MeasurementGroup]:
         series = _series_of_images(ds)
         containers = [item for item, _ in _walk(ds) if _concept(item) == _GROUP]
         uid = str(ds.get("SOPInstanceUID", ""))
-        return [_group(item, number, uid, series) for number, item in enumerate(containers, start=1)]
+        return _of_findings([_group(item, number, uid, series) for number, item in enumerate(containers, start=1)])
     except AnnotationError:
         raise
     except Exception as error:  # a hostile header may raise anything when it is looked at
         raise AnnotationError(f"the report cannot be read ({type(error).__name__})") from None
+
+
+def _of_findings(groups: list[MeasurementGroup]) -> list[MeasurementGroup]:
+    """Groups without those of TID 1410 that draw what a group of TID 1411 measures: it takes their regions over.
+
+    Both have the same tracking identifiers: a nodule with its volume, and its long axis on a slice, is one nodule.
+    """
+    measured = {
+        (group.tracking_uid, group.tracking_identifier): group
+        for group in reversed(groups)
+        if group.segment[0] and group.tracking_uid and not group.problems
+    }
+    kept = []
+    for group in groups:
+        first = measured.get((group.tracking_uid, group.tracking_identifier), group)
+        if first is group or group.segment[0] or group.ratings or group.problems or not group.regions:
+            kept.append(group)
+            continue
+        first.regions += group.regions
+        first.diameters_mm = {**group.diameters_mm, **first.diameters_mm}
+        first.source_sop_uid = first.source_sop_uid or group.source_sop_uid
+    return kept
 
 
 def _walk(ds: Dataset) -> Iterator[tuple[Dataset, Dataset]]:

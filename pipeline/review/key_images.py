@@ -72,7 +72,7 @@ def render_key_images(
     The planes lie along the patient's axes whatever the affine of the volume. Close-ups show
     `params.key_image_size_mm`, more where the nodule would not fit with its surroundings.
     """
-    close_up_mm = max(params.key_image_size_mm, 2 * diameter_mm)
+    side_mm = close_up_mm(diameter_mm, params)
     overview_center, overview_mm = _whole_slice(volume, center_lps_mm)
     slice_number = round(float(volume.to_kji(np.asarray(center_lps_mm))[0])) + 1
     planes: dict[str, NDArray[np.float32]] = {}
@@ -80,7 +80,7 @@ def render_key_images(
     for name, view in KEY_VIEWS.items():
         is_overview = name == "overview"
         center = overview_center if is_overview else np.asarray(center_lps_mm)
-        size_mm = overview_mm if is_overview else close_up_mm
+        size_mm = overview_mm if is_overview else side_mm
         key = name if is_overview else view.plane
         if key not in planes:
             # A whole slice shrinks: it is sampled finer and averaged, or its fine texture would alias.
@@ -95,6 +95,11 @@ def render_key_images(
         pen.scale_bar(50 if is_overview else 10 if size_mm <= 80 else 20)
         images[name] = pen.png_over(to_grey(planes[key], view.window))
     return images
+
+
+def close_up_mm(diameter_mm: float, params: ReviewParams) -> float:
+    """Side of a close-up of a nodule of this diameter."""
+    return max(params.key_image_size_mm, 2 * diameter_mm)
 
 
 def to_grey(hu: NDArray[np.float32], window: Window) -> NDArray[np.uint8]:

@@ -1,0 +1,258 @@
+"""The findings of a review as a Comprehensive 3D SR of template TID 1500 (PS3.16).
+
+Each outlined finding has a group of TID 1411 that refers to its segment and holds its figures, and for viewers that
+show no segments two of TID 1410, its long and its short axis as lines on its key slice (a group has one region). A
+finding without an outline has one of TID 1410 with a circle around the mark and its figures. All groups of a finding
+have its tracking identifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import highdicom as hd
+import numpy as np
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from data_contracts.concepts import LOG_DIAMETER
+from data_contracts.nodules import RATINGS
+from data_contracts.review import Finding
+from pipeline.review.dicom import codes
+from pipeline.review.dicom.codes import coded
+from pipeline.review.dicom.maker import MANUFACTURER, SERIES_NUMBERS, Maker
+from pipeline.review.dicom.masks import Drawing
+from pipeline.review.dicom.segmentation import tracking_id
+from pipeline.review.dicom.source import SourceSeries, source_image
+from pipeline.review.measure import FALLBACK
+from pipeline.review.wording import NOT_DIAGNOSTIC
+
+#: digits after the point of a percentage and of a concept's value
+_DIGITS = 4
+_NOT_OUTLINED = "by mark: "
+
+Measurements = list[hd.sr.Measurement]
+
+
+@dataclass(frozen=True, eq=False)
+class ReportedFinding:
+    """A finding with the places that its report refers to.
+
+    segment: (Segmentation object, segment number); None where it has no outline.
+    """
+
+    finding: Finding
+    series: SourceSeries
+    drawing: Drawing
+    segment: tuple[Dataset, int] | None
+
+
+def measurement_report(reported: Sequence[ReportedFinding], maker: Maker) -> Dataset:
+    """The report of a study's findings, in their order; at least one."""
+    groups: list[hd.sr.MeasurementsAndQualitativeEvaluations] = []
+    for item in reported:
+        groups += _groups(item, maker)
+    content = hd.sr.MeasurementReport(
+        observation_context=hd.sr.ObservationContext(observer_device_context=_observer(maker)),
+        procedure_reported=coded(*codes.CT_PROCEDURE),
+        imaging_measurements=groups,
+        language_of_content_item_and_descendants=hd.sr.LanguageOfContentItemAndDescendants(
+            coded("en", "RFC5646", "English")
+        ),
+    )
+    evidence = [source_image(maker.study, item.series, item.drawing.k) for item in reported]
+    evidence += [item.segment[0] for item in reported if item.segment is not None]
+    unique = {str(image.SOPInstanceUID): image for image in evidence}
+    made = hd.sr.Comprehensive3DSR(
+        evidence=list(unique.values()),
+        content=content[0],
+        series_instance_uid=maker.series_uid("SR"),
+        series_number=SERIES_NUMBERS["SR"],
+        sop_instance_uid=maker.instance_uid("SR", "draft"),
+        instance_number=1,
+        is_complete=True,
+        is_final=False,
+        is_verified=False,
+        series_description=maker.description("SR"),
+        coding_schemes=[_private_scheme()],
+        **maker.equipment(),
+    )
+    said = Dataset()
+    said.ContentSequence = made.ContentSequence
+    digest = sha256(said.to_json().encode())
+    made.SOPInstanceUID = maker.instance_uid("SR", digest.hexdigest())
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    maker.sign(made)
+    return made
+
+
+def method_words(words: str) -> str:
+    """How a size was measured, short enough for the meaning of a code; `method_of` is the way back."""
+    before, after = FALLBACK.split("{reason}")
+    if words.startswith(before) and words.endswith(after):
+        words = _NOT_OUTLINED + words[len(before) : len(words) - len(after)]
+    return words[:64]
+
+
+def method_of(words: str) -> str:
+    """The method that `method_words` shortened."""
+    return FALLBACK.format(reason=words.removeprefix(_NOT_OUTLINED)) if words.startswith(_NOT_OUTLINED) else words
+
+
+def _observer(maker: Maker) -> hd.sr.ObserverContext:
+    return hd.sr.ObserverContext(
+        observer_type=coded("121007", "DCM", "Device"),
+        observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
+            uid=maker.device_uid(),
+            name="noduleflow",
+            manufacturer_name=MANUFACTURER,
+            model_name=maker.model_name,
+            serial_number=maker.serial_number,
+        ),
+    )
+
+
+def _algorithm(maker: Maker) -> hd.sr.AlgorithmIdentification:
+    return hd.sr.AlgorithmIdentification(
+        name=maker.model_name,
+        version=maker.model_version,
+        manufacturer=MANUFACTURER,
+        family=coded(*codes.ALGORITHM_FAMILY),
+        parameters=[f"checkpoint sha256 {maker.checkpoint_sha256}", NOT_DIAGNOSTIC],
+    )
+
+
+def _private_scheme() -> CodingSchemeIdentificationItem:
+    return CodingSchemeIdentificationItem(
+        designator=codes.PRIVATE_SCHEME, name="noduleflow terms", responsible_organization=MANUFACTURER
+    )
+
+
+def _groups(item: ReportedFinding, maker: Maker) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
+    figures, evaluations = _figures(item, maker), _evaluations(item.finding)
+    common: dict[str, Any] = {
+        "tracking_identifier": hd.sr.TrackingIdentifier(
+            uid=maker.tracking_uid(item.finding.finding_id), identifier=tracking_id(item.finding)
+        ),
+        "finding_type": coded(*codes.NODULE),
+        "finding_category": coded(*codes.ABNORMAL_STRUCTURE),
+        "finding_sites": [_site(item.finding)],
+    }
+    if item.segment is None:
+        return [_planar(item, item.drawing.circle, figures, common, evaluations)]
+    made, number = item.segment
+    segment = hd.sr.ReferencedSegment(
+        sop_class_uid=made.SOPClassUID,
+        sop_instance_uid=made.SOPInstanceUID,
+        segment_number=number,
+        source_series=hd.sr.SourceSeriesForSegmentation(item.series.series_uid),
+    )
+    volumetric = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        **common, referenced_segment=segment, measurements=figures, qualitative_evaluations=evaluations or None
+    )
+    return [volumetric, *(_planar(item, line, [axis], common) for line, axis in _axes(item))]
+
+
+def _planar(
+    item: ReportedFinding,
+    points: NDArray[np.float32],
+    measurements: Measurements,
+    common: dict[str, Any],
+    evaluations: list[hd.sr.QualitativeEvaluation] | None = None,
+) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    """TID 1410: an ellipse by the four ends of its axes, or a line, on the key slice."""
+    image = hd.sr.SourceImageForRegion(
+        item.series.sop_class_uid, item.series.sop_uids[item.drawing.k], item.series.frame_of(item.drawing.k)
+    )
+    kind = hd.sr.GraphicTypeValues.ELLIPSE if len(points) == 4 else hd.sr.GraphicTypeValues.POLYLINE
+    return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+        **common,
+        referenced_region=hd.sr.ImageRegion(kind, points, image),
+        measurements=measurements,
+        qualitative_evaluations=evaluations or None,
+    )
+
+
+def _site(finding: Finding) -> hd.sr.FindingSite:
+    side = codes.LATERALITY.get(finding.side)
+    return hd.sr.FindingSite(coded(*codes.LUNG), laterality=coded(*side) if side else None)
+
+
+def _figures(item: ReportedFinding, maker: Maker) -> Measurements:
+    """Size, density, probabilities and read-outs."""
+    finding, size = item.finding, item.finding.measurement
+    figures = [
+        hd.sr.Measurement(
+            coded(*codes.DIAMETER),
+            float(size.mean_diameter_mm),
+            coded(*codes.MM),
+            derivation=coded(*codes.MEAN),
+            method=codes.words_code(method_words(size.method)),
+        )
+    ]
+    if size.volume_mm3 is not None:
+        figures.append(hd.sr.Measurement(coded(*codes.VOLUME), float(size.volume_mm3), coded(*codes.MM3)))
+    if size.mean_hu is not None:
+        mean = coded(*codes.MEAN)
+        figures.append(
+            hd.sr.Measurement(coded(*codes.ATTENUATION), float(size.mean_hu), coded(*codes.HU), derivation=mean)
+        )
+    for value, method in (
+        (finding.probability, None),
+        (finding.probability_image_only, codes.IMAGE_ONLY),
+        (finding.probability_size_only, codes.SIZE_ONLY),
+    ):
+        if value is not None:
+            figures.append(_probability(value, method, maker))
+    return figures + _concepts(finding)
+
+
+def _probability(value: float, method: codes.Code | None, maker: Maker) -> hd.sr.Measurement:
+    return hd.sr.Measurement(
+        coded(*codes.PROBABILITY),
+        round(100 * value, _DIGITS),
+        coded(*codes.PERCENT),
+        method=coded(*method) if method else None,
+        algorithm_id=_algorithm(maker),
+    )
+
+
+def _concepts(finding: Finding) -> Measurements:
+    """What the network reads out, as it says it; `_evaluations` has the nearest words."""
+    figures = []
+    for name, value in finding.concepts.items():
+        if name == LOG_DIAMETER:
+            unit, concept = codes.MM, codes.LOG_DIAMETER
+        elif name in codes.CONCEPTS:
+            unit, concept = codes.SCORE, codes.CONCEPTS[name]
+        else:
+            continue
+        figures.append(hd.sr.Measurement(coded(*concept), round(float(value), _DIGITS), coded(*unit)))
+    return figures
+
+
+def _evaluations(finding: Finding) -> list[hd.sr.QualitativeEvaluation]:
+    found = []
+    for name in RATINGS:
+        value = codes.value_code(name, finding.concepts[name]) if name in finding.concepts else None
+        if value is not None:
+            found.append(hd.sr.QualitativeEvaluation(coded(*codes.CONCEPTS[name]), value))
+    return found
+
+
+def _axes(item: ReportedFinding) -> list[tuple[NDArray[np.float32], hd.sr.Measurement]]:
+    """The lines that were measured, with their lengths."""
+    size, drawing = item.finding.measurement, item.drawing
+    axes = (
+        (codes.LONG_AXIS, size.long_axis_mm, drawing.long_axis),
+        (codes.SHORT_AXIS, size.short_axis_mm, drawing.short_axis),
+    )
+    return [
+        (line, hd.sr.Measurement(coded(*code), float(length_mm), coded(*codes.MM)))
+        for code, length_mm, line in axes
+        if length_mm is not None and line is not None
+    ]
