@@ -8,4 +8,5 @@ patches     PatchTable, DatasetCard            features    FeatureTable, Feature
 predictions PredictionTable                    evaluation  EvaluationReport
 model_card  ModelCard, InputSpec               promotion   PromotionPolicy, PromotionDecision, AuditRecord
 review      Finding, StudyReview, feedback     params      one frozen parameter class a step
+guidelines  what they are asked and answer     guideline_tables  RuleTable, BrockTable
 """

@@ -69,10 +69,10 @@ class Measured(Record):
     mean_diameter_mm: float | None = Field(default=None, gt=0, le=400)
     long_axis_mm: float | None = Field(default=None, gt=0, le=400)
     short_axis_mm: float | None = Field(default=None, gt=0, le=400)
-    volume_mm3: float | None = Field(default=None, gt=0)
+    volume_mm3: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     solid_diameter_mm: float | None = Field(default=None, gt=0, le=400)
-    solid_volume_mm3: float | None = Field(default=None, gt=0)
-    slice_thickness_mm: float | None = Field(default=None, gt=0)
+    solid_volume_mm3: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    slice_thickness_mm: float | None = Field(default=None, gt=0, le=100)
     measured_by: Literal["software", "reader"] = "software"
 
     @model_validator(mode="after")
@@ -175,6 +175,7 @@ class GuidelineResult(Record):
 class GrowthResult(Record):
     """Change of one nodule since an earlier CT.
 
+    diameter_limit_mm: by how much two readers of one nodule differ, 95 %.
     vdt_days: volume doubling time; negative is a halving time, None an unchanged volume or nothing to compute it from.
     vdt_interval_days: 95 %, as (shortest, longest) doubling time. longest None: cannot be told from no growth.
         Both negative: a shrinking nodule, (slowest, fastest) halving. Both None: no volumes to compute it from.
@@ -183,6 +184,7 @@ class GrowthResult(Record):
 
     days: int
     diameter_change_mm: float | None = None
+    diameter_limit_mm: float | None = None
     grew_by_diameter: bool | None = None
     volume_change_percent: float | None = None
     vdt_days: float | None = None

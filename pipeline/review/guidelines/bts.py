@@ -20,7 +20,7 @@ _WORDS = {
     "type": "nodule type",
     "long_axis_mm": "volume or long axis",
     "volume_mm3": "volume",
-    "vdt_days": "doubling time",
+    "vdt_days": "volumes of both CTs and their dates",
     "grown": "volumes of both CTs and their dates",
 }
 
@@ -42,7 +42,7 @@ def bts_of_nodule(
     rows = [row for variant in _variants(facts, spiculated) for row in _possible(nodule, variant, growth, params)]
     possible = categories_of(TABLE, rows)
     if found.row is None:
-        missing = [_WORDS.get(name, name) for name in found.missing if name != "brock"]
+        missing = list(dict.fromkeys(_WORDS.get(name, name) for name in found.missing if name != "brock"))
         if "brock" in found.missing:
             missing += [f"{name} (Brock)" for name in spiculated.missing]
         return _refused(f"BTS needs: {', '.join(missing)}", tuple(missing), possible)
@@ -159,7 +159,7 @@ def _reason(row: RuleRow, facts: dict[str, Fact], growth: GrowthResult | None, b
     for name, bound in bounds_asked(row, facts, "diameter").items():
         unit = {"volume_mm3": "mm3", "vdt_days": "days"}.get(name, "mm")
         words = {"volume_mm3": "volume", "vdt_days": "doubling time"}.get(name, "long axis")
-        parts.append(f"{words} {float(facts[name] or 0):.4g} ({bound.words(unit)})")
+        parts.append(f"{words} {float(facts[name] or 0):{'.1f' if unit == 'mm' else '.0f'}} {unit} ({bound.words('')})")
     if "grown" in row.when and growth is not None:
         parts.append(growth.words)
     if "brock" in row.when and brock.probability is not None:

@@ -60,7 +60,7 @@ def fleischner_of_nodule(
         return _refused(f"Fleischner needs: {', '.join(missing)}", tuple(missing), possible)
     row = found.row
     figures = [
-        f"{_WORDS[name]} {float(facts[name] or 0):g} ({bound.words('mm3' if name.endswith('mm3') else 'mm')})"
+        f"{_WORDS[name]} {float(facts[name] or 0):.0f} {'mm3' if name.endswith('mm3') else 'mm'} ({bound.words('')})"
         for name, bound in bounds_asked(row, facts, measure).items()
     ]
     return GuidelineResult(

@@ -12,7 +12,7 @@ from datetime import date
 
 from data_contracts.guidelines import GrowthResult, GuidelineNodule, Measured, PriorNodule
 from data_contracts.params.guidelines import GuidelineParams
-from pipeline.review.guidelines.sizes import exact_mean_mm, log_ratio_limit, mean_diameter_mm, round_half_up
+from pipeline.review.guidelines.sizes import Z95, exact_mean_mm, log_ratio_limit, mean_diameter_mm, round_half_up
 
 YEAR_DAYS = 365.25
 
@@ -31,20 +31,23 @@ def measure_growth(
     params: GuidelineParams,
     *,
     growth_mm: float,
-    within_days: int,
+    within_days: float,
 ) -> GrowthResult:
     """Change from `prior` to `nodule` in `days`; growth_mm within within_days is what counts as growth in diameter."""
     change_mm = diameter_change_mm(nodule, prior)
+    limit_mm = None if change_mm is None else diameter_limit_mm(nodule, prior, params)
+    diameters = _diameter_words(change_mm, limit_mm, days)
     common = {
         "days": days,
         "diameter_change_mm": change_mm,
+        "diameter_limit_mm": limit_mm,
         "grew_by_diameter": None if change_mm is None else grew(change_mm, days, growth_mm, within_days),
     }
     if nodule.volume_mm3 is None or prior.volume_mm3 is None:
         lacking = [
             name for name, size in (("volume", nodule), ("volume of the prior", prior)) if size.volume_mm3 is None
         ]
-        words = _diameter_words(change_mm, days) or f"no size to compare after {days} days"
+        words = diameters or f"no size to compare after {days} days"
         return GrowthResult.model_validate({**common, "words": words, "missing": tuple(lacking)})
     log_ratio = math.log(nodule.volume_mm3 / prior.volume_mm3)
     limit = log_ratio_limit(nodule, prior, params)
@@ -53,9 +56,7 @@ def measure_growth(
     vdt = doubling_time_days(prior.volume_mm3, nodule.volume_mm3, days)
     interval = (_as_days(high), _as_days(low)) if low > 0 or high < 0 else (_as_days(high), None)
     percent = round((nodule.volume_mm3 / prior.volume_mm3 - 1) * 100, 1)
-    words = "; ".join(
-        part for part in (_diameter_words(change_mm, days), _volume_words(percent, vdt, interval)) if part
-    )
+    words = "; ".join(part for part in (diameters, _volume_words(percent, vdt, interval)) if part)
     return GrowthResult.model_validate(
         {
             **common,
@@ -83,9 +84,16 @@ def diameter_change_mm(now: Measured, before: Measured) -> float | None:
     return round_half_up(sizes[0] - sizes[1], 0.1) if sizes[0] >= sizes[1] else -round_half_up(sizes[1] - sizes[0], 0.1)
 
 
-def grew(change_mm: float, days: int, growth_mm: float, within_days: int) -> bool:
+def diameter_limit_mm(now: Measured, before: Measured, params: GuidelineParams) -> float:
+    """By how much two readers' diameters of one nodule of this size differ, 95 %, to 0.1 mm."""
+    mean_mm = ((exact_mean_mm(now) or 0.0) + (exact_mean_mm(before) or 0.0)) / 2
+    return round_half_up(Z95 * math.sqrt(2) * params.reader_diameter_cv * mean_mm, 0.1)
+
+
+def grew(change_mm: float, days: int, growth_mm: float, within_days: float) -> bool:
     """Whether a change is growth: more than growth_mm, over longer intervals more than growth_mm in each 12 months."""
-    return round(change_mm * min(1.0, within_days / days), 3) > growth_mm
+    # Two CTs two years apart are 730 or 731 days apart: +3.0 mm is 1.5 mm a year, not more.
+    return round(change_mm * min(1.0, within_days / days), 2) > growth_mm
 
 
 def fleischner_growth_mm(now: Measured, before: Measured) -> float | None:
@@ -100,8 +108,11 @@ def _as_days(rate: float) -> float | None:
     return None if rate == 0 else YEAR_DAYS / rate
 
 
-def _diameter_words(change_mm: float | None, days: int) -> str:
-    return "" if change_mm is None else f"mean diameter {change_mm:+.1f} mm in {days} days"
+def _diameter_words(change_mm: float | None, limit_mm: float | None, days: int) -> str:
+    if change_mm is None or limit_mm is None:
+        return ""
+    within = "" if abs(change_mm) > limit_mm else f" (two readers differ by up to {limit_mm:.1f} mm)"
+    return f"mean diameter {change_mm:+.1f} mm in {days} days{within}"
 
 
 def _volume_words(percent: float, vdt: float, interval: tuple[float | None, float | None]) -> str:

@@ -120,6 +120,8 @@ def _solid_status(nodule: GuidelineNodule, status: str | None) -> str | None:
     if status in ("baseline", "new"):
         return status
     prior = nodule.prior
+    if nodule.nodule_type != "part_solid":
+        return None
     if prior is not None and prior.nodule_type == "ground_glass":
         return "new"
     if prior is not None and prior.solid_diameter_mm is not None and nodule.solid_diameter_mm is not None:

@@ -15,7 +15,7 @@ def lung_rads_of_study(
 ) -> GuidelineResult:
     """One category for the CT. deciding: gets guideline -> nodule that decided."""
     if context.screening is False:
-        return GuidelineResult(guideline=TABLE.name, status="refused", reason=not_screening(), source=TABLE.source)
+        return not_screening()
     results = [(nodule.nodule_id, nodule.lung_rads) for nodule in nodules]
     if incomplete := _incomplete(context):
         seen = most_suspicious(TABLE, results, {}, context) if results else None

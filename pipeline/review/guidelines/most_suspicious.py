@@ -66,5 +66,11 @@ def _without_category(
     if len(refused) > 3:
         reason += f"; and {len(refused) - 3} more"
     return GuidelineResult(
-        guideline=table.name, status="refused", possible=possible, reason=reason, missing=missing, source=table.source
+        guideline=table.name,
+        status="refused",
+        possible=possible,
+        reason=reason,
+        missing=missing,
+        notes=tuple(f"nodule {nodule_id}: {note}" for nodule_id, result in refused[:3] for note in result.notes),
+        source=table.source,
     )

@@ -65,7 +65,7 @@ def _assess(
                 days,
                 params,
                 growth_mm=figures["growth_mm"],
-                within_days=int(figures["growth_within_days"]),
+                within_days=figures["growth_within_days"],
             )
     risks = brock(nodule, context, others.n_nodules, params)
     return NoduleGuidelines(
