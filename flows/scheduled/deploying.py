@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 HEARTBEAT_S = 30
 SILENCE_S = 3 * HEARTBEAT_S
 ZOMBIES = "noduleflow-zombies"
+#: how long a run may take from its start by a worker to its first line, imports and images included
+START_S = 600
+STILLBORN = "noduleflow-stillborn"
 FAILURES = "noduleflow-failures"
 #: settings of this installation that a run on a worker needs as well; secrets come from files there
 _HANDED_ON = ("NODULEFLOW_MODEL_NAME", "NODULEFLOW_MLFLOW_TRACKING_URI", "NODULEFLOW_SETTLE_S", "NODULEFLOW_THREADS")
@@ -97,7 +100,7 @@ def _template(file: Path) -> dict[str, Any]:
 
 def _automations(client: SyncPrefectClient, settings: Settings) -> list[str]:
     """What the server does by itself; each is made anew, so that a changed setting takes effect."""
-    wanted = [_zombie_automation()]
+    wanted = [_zombie_automation(), _stillborn_automation()]
     if settings.notify_url:
         wanted.append(_failure_automation(client, settings.notify_url.get_secret_value()))
     for automation in wanted:
@@ -127,6 +130,31 @@ def _zombie_automation() -> Any:
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED, message=f"No sign of life for {SILENCE_S} s: the process is gone."
+            )
+        ],
+    )
+
+
+def _stillborn_automation() -> Any:
+    """A run whose worker died before it began gives no sign of life at all, and would be Pending for ever."""
+    from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture
+    from prefect.client.schemas.objects import StateType
+
+    return AutomationCore(
+        name=STILLBORN,
+        description="Marks runs as Crashed that were handed to a worker and never began.",
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={"prefect.flow-run.Pending"},
+            expect={"prefect.flow-run.Running", *_ENDS},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=timedelta(seconds=START_S),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message=f"Not begun {START_S} s after a worker took it: the worker is gone."
             )
         ],
     )

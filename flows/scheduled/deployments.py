@@ -17,6 +17,7 @@ JOBS: Mapping[str, str] = {
     "ingest-watch": "ingest_watch",
     "nightly-review": "nightly_review",
     "weekly-retrain": "weekly_retrain",
+    "drift-check": "drift_check",
     "whole-run": "whole_run",
 }
 _ROOM = "flows.scheduled.jobs"

@@ -117,6 +117,14 @@ def weekly_retrain() -> State[Any]:
     return conduct("weekly-retrain", retrain)
 
 
+@flow(name="drift-check", log_prints=False)
+def drift_check() -> State[Any]:
+    """Whether the studies of late still resemble those the champion was judged on."""
+    from flows.scheduled.drift_check import check_drift
+
+    return conduct("drift-check", check_drift)
+
+
 @flow(name="whole-run", log_prints=False)
 def whole_run() -> State[Any]:
     """Every stage in order, as `noduleflow run`."""

@@ -1,0 +1,82 @@
+"""What a configuration schedules, and what is refused before anything is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_contracts.errors import UsageError
+from flows.nightly_config import read_config
+from flows.scheduled.deployments import JOBS, entrypoint, schedule_of
+from flows.scheduled.single_flight import sole_run
+from flows.workspace import Workspace
+
+SOURCE = '[[sources]]\npath = "ct"\n'
+
+
+def plan(tmp_path: Path, text: str):
+    file = tmp_path / "night.toml"
+    file.write_text(text)
+    return read_config(file)
+
+
+def test_a_table_of_schedules_has_a_usual_time_for_every_job_but_the_whole_run(tmp_path: Path) -> None:
+    lines = schedule_of(plan(tmp_path, SOURCE + "[schedule]\n"))
+    assert lines["ingest-watch"] == ("*/5 * * * *", "UTC")
+    assert set(lines) == set(JOBS) - {"whole-run"}
+
+
+def test_an_empty_line_takes_a_job_off_the_schedule_and_the_zone_is_that_of_all(tmp_path: Path) -> None:
+    text = SOURCE + '[schedule]\nweekly_retrain = ""\ntimezone = "Europe/Berlin"\n'
+    lines = schedule_of(plan(tmp_path, text))
+    assert "weekly-retrain" not in lines
+    assert {zone for _, zone in lines.values()} == {"Europe/Berlin"}
+
+
+def test_a_single_cron_line_runs_all_of_it(tmp_path: Path) -> None:
+    assert schedule_of(plan(tmp_path, 'cron = "0 2 * * *"\n' + SOURCE)) == {"whole-run": ("0 2 * * *", "UTC")}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "has no schedule"),
+        ('[schedule]\ningest_watch = "every five minutes"\n', "is not a cron line"),
+        ('[schedule]\ningest_watch = "61 * * * *"\n', "is not a cron line"),
+        ('[schedule]\ntimezone = "Europe/Atlantis"\n', "no time zone"),
+        ('[schedule]\ntimezone = "../../etc/passwd"\n', "no time zone"),
+        ('[schedule]\nhourly = "0 * * * *"\n', "hourly"),
+    ],
+)
+def test_what_is_no_schedule_is_refused_by_name(tmp_path: Path, text: str, what: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        schedule_of(plan(tmp_path, SOURCE + text))
+    assert what in refused.value.line()
+
+
+@pytest.mark.parametrize("source", ["", 'path = "ct"\ndicomweb = "http://127.0.0.1:1/dicom-web"\n'])
+def test_a_source_is_a_place_or_a_server_and_not_both(tmp_path: Path, source: str) -> None:
+    with pytest.raises(UsageError):
+        plan(tmp_path, f"[[sources]]\n{source}")
+
+
+def test_a_second_run_of_a_job_is_told_so_and_another_job_is_not_in_its_way(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path).create()
+    with sole_run(workspace, "ingest-watch", on_server=False) as first:
+        with sole_run(workspace, "ingest-watch", on_server=False) as second:
+            assert (first, second) == (True, False)
+        with sole_run(workspace, "nightly-review", on_server=False) as other:
+            assert other
+    with sole_run(workspace, "ingest-watch", on_server=False) as later:
+        assert later
+
+
+def test_prefect_yaml_holds_the_jobs_at_their_usual_times(repository: Path, tmp_path: Path) -> None:
+    file = yaml.safe_load((repository / "deploy" / "prefect.yaml").read_text())
+    usual = schedule_of(plan(tmp_path, SOURCE + "[schedule]\n"))
+    assert {
+        item["name"]: (item["schedules"][0]["cron"], item["schedules"][0]["timezone"]) for item in file["deployments"]
+    } == usual
+    assert {item["name"]: item["entrypoint"] for item in file["deployments"]} == {job: entrypoint(job) for job in usual}
