@@ -103,8 +103,8 @@ class RuleTable(Record):
         for rule in self.rules():
             if unknown := set(rule.against) - set(self.sources):
                 raise ValueError(f"rule {rule.id} names the source {sorted(unknown)[0]!r}, which is not listed")
-            if rule.checked == "secondary" and not rule.against:
-                raise ValueError(f"rule {rule.id} is checked against nothing")
+            if rule.checked == "secondary" and len(set(rule.against)) < 2:
+                raise ValueError(f"rule {rule.id} is checked against fewer than two sources")
         if unknown := {row.category for row in self.rows} - set(self.categories):
             raise ValueError(f"unknown category {sorted(unknown)[0]!r}")
         return self
