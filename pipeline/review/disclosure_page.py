@@ -12,7 +12,7 @@ from data_contracts.disclosure import Disclosure
 from data_contracts.records import Record
 from data_contracts.site_statements import SITE_QUESTIONS
 from pipeline.review import wording
-from pipeline.review.html import content_policy, page_environment, read_template
+from pipeline.review.html import content_policy, plain_environment, read_template
 
 STATUS_WORDS = {
     "answered": "answered",
@@ -27,7 +27,7 @@ def render_disclosure(disclosure: Disclosure) -> str:
     style = read_template("report.css") + read_template("evaluation.css")
     card = disclosure.applied_model_card
     return (
-        page_environment()
+        plain_environment()
         .get_template("disclosure.html.j2")
         .render(
             disclosure=disclosure,

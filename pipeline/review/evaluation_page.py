@@ -10,7 +10,7 @@ from markupsafe import Markup
 from data_contracts.concepts import concept_title
 from data_contracts.evaluation import SCORES, EvaluationReport, Figure, ScoreFigures, SubgroupFigures
 from pipeline.review import wording
-from pipeline.review.html import content_policy, page_environment, read_template
+from pipeline.review.html import content_policy, plain_environment, read_template
 from pipeline.review.plots import Plot, prediction_plots
 from pipeline.review.report_plots import decision_curve, forest_axis, forest_range, forest_row
 from pipeline.review.verdict import interval_text, verdict
@@ -42,7 +42,7 @@ def render_evaluation(report: EvaluationReport, predictions: pd.DataFrame | None
     style = read_template("report.css") + read_template("evaluation.css")
     told = verdict(report)
     return (
-        page_environment()
+        plain_environment()
         .get_template("evaluation.html.j2")
         .render(
             report=report,
@@ -83,15 +83,24 @@ def _plots(report: EvaluationReport, predictions: pd.DataFrame | None) -> list[P
     return [*drawn[:2], decision_curve(report), *drawn[2:]]
 
 
-def _tiles(report: EvaluationReport) -> list[tuple[str, Figure | None, bool, str]]:
-    """(title, figure, whether it is a difference, of what n counts) of the figures beside the verdict."""
+def _tiles(report: EvaluationReport) -> list[tuple[str, str, str, str]]:
+    """(title, value, interval or reason, n) of the figures beside the verdict."""
     main, size = report.find("score"), report.find("score_size")
     return [
-        ("AUC, image + size", main and (main.auc_clustered or main.auc), False, "nodules"),
-        ("AUC, size only", size and (size.auc_clustered or size.auc), False, "nodules"),
-        ("Difference", report.size_auc_difference, True, "nodules"),
-        ("Size-matched AUC", main and main.size_matched_auc, False, "pairs"),
+        _tile("AUC, image + size", main and (main.auc_clustered or main.auc)),
+        _tile("AUC, size only", size and (size.auc_clustered or size.auc)),
+        _tile("Difference", report.size_auc_difference, sign="+"),
+        _tile("Size-matched AUC", main and main.size_matched_auc, unit="pair"),
     ]
+
+
+def _tile(title: str, figure: Figure | None, *, sign: str = "", unit: str = "nodule") -> tuple[str, str, str, str]:
+    if figure is None or figure.value is None:
+        return title, "-", (figure and figure.note) or "not computed", ""
+    form = f"{sign}z.3f"
+    known = figure.low is not None and figure.high is not None
+    between = f"{figure.low:{form}} to {figure.high:{form}}" if known else "no interval"
+    return title, f"{figure.value:{form}}", between, f"{figure.n} {unit}{'' if figure.n == 1 else 's'}"
 
 
 def _sites(rows: tuple[ScoreFigures, ...]) -> list[str]:

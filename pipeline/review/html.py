@@ -60,6 +60,20 @@ def page_environment() -> jinja2.Environment:
     )
 
 
+def plain_environment() -> jinja2.Environment:
+    """The same for pages that quote names of sites and headers: signs that hide, or turn the text around, are left out.
+
+    Right-to-left marks and the like would let a name show another order of letters than it has.
+    """
+    return page_environment().overlay(finalize=_without_hidden_signs)
+
+
+def _without_hidden_signs(value: object) -> object:
+    if type(value) is not str or value.isprintable():  # Markup is ours
+        return value
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else " " for sign in value)
+
+
 def read_template(name: str) -> str:
     """Style or script that stands in the page as it is."""
     loader = page_environment().loader

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from data_contracts.evaluation import EvaluationReport, Figure, ScoreFigures, SubgroupFigures
+from pipeline.review.facts import foreign
 from pipeline.review.plots import Plot
 from pipeline.review.svg import Drawing
 
@@ -24,7 +25,7 @@ def decision_curve(report: EvaluationReport) -> Plot:
         if main is not None and main.net_benefit:
             why += f"{main.net_benefit[0].model.note or 'no net benefit could be computed'}."
         else:
-            why += "the evaluation holds no net benefit; `noduleflow evaluate VERSION` computes it."
+            why += "the evaluation holds no net benefit; noduleflow evaluate VERSION computes it."
         return Plot(title, None, why)
     across = np.array([point.threshold for point in points])
     values = np.array([_value(point.model) for point in points])
@@ -127,7 +128,7 @@ def forest_row(row: SubgroupFigures, scale: tuple[float, float], overall: float 
         css = "p2 few" if row.flagged else "p2"
         drawn += Markup('<circle class="{}" cx="{}" cy="{}" r="4.2"/>').format(css, place(row.auc.value), middle)
         told = f"AUC {row.auc.text()}, size only {row.size_auc.text()}"
-    return _strip(drawn, f"{row.variable} {row.level}: {told}", _ROW_HEIGHT)
+    return _strip(drawn, f"{row.variable} {foreign(row.level)}: {told}", _ROW_HEIGHT)
 
 
 def forest_axis(scale: tuple[float, float]) -> Markup:

@@ -85,7 +85,7 @@ def _size_matched(main: ScoreFigures) -> str:
     figure = main.size_matched_auc
     if figure.value is None:
         return f"There is no size-matched AUC: {figure.note or 'not computed'}."
-    told = f"(size-matched AUC {interval_text(figure)}, {figure.n} pairs)"
+    told = f"(size-matched AUC {interval_text(figure)}, {figure.n} {'pair' if figure.n == 1 else 'pairs'})"
     if figure.low is not None and figure.low > 0.5:
         return f"Between nodules of the same diameter it still tells malignant from benign better than chance {told}."
     if figure.high is not None and figure.high < 0.5:
