@@ -23,6 +23,8 @@ from pipeline.intake.discover import RawSeries
 INGEST, EXPORT = "de-identification of ingest", "de-identification of export"
 _HEADER_TAGS = ["SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "AccessionNumber", "PatientName", "PatientID"]
 _HEADER_TAGS += ["IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID"]
+#: what the objects of a study share beside its identifiers
+_STUDY_TAGS = ["PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "ReferringPhysicianName"]
 
 
 def ingest_policy(params: IngestParams, keep_identity: bool) -> dict[str, Any]:
@@ -69,18 +71,38 @@ def seal_accepted(
     uids = [
         header.sop_instance_uid for header in raw.slices if pseudonymizer.uid_key(header.sop_instance_uid) in accepted
     ]
-    identity = StudyIdentity.of(_header_of(raw), pseudonymizer, uids)
+    frames = {header.frame_of_reference_uid for header in raw.slices if header.frame_of_reference_uid}
+    dataset = _dataset_of(raw)
+    identity = StudyIdentity.of(_header_of(raw, dataset), pseudonymizer, uids).model_copy(
+        update={
+            "frames": {pseudonymizer.uid_key(uid): uid for uid in sorted(frames)},
+            "header": {keyword: text for keyword in _STUDY_TAGS if (text := _text_of(dataset, keyword)[:1024])},
+        }
+    )
     Vault(folder, pseudonymizer.secret).seal(identity.study_key, identity)
 
 
-def _header_of(raw: RawSeries) -> HeaderIdentity:
+def _dataset_of(raw: RawSeries) -> pydicom.Dataset:
+    """The first header of a series, as far as its identity goes."""
+    silence_pydicom()
+    tags: list[Any] = [*_HEADER_TAGS, *_STUDY_TAGS]
+    try:
+        return pydicom.dcmread(raw.slices[0].path, stop_before_pixels=True, force=True, specific_tags=tags)
+    except Exception:  # the scan read it once; a header that breaks pydicom still has its keys
+        return pydicom.Dataset()
+
+
+def _text_of(dataset: pydicom.Dataset, keyword: str) -> str:
+    """A value as text, "" where there is none or where it breaks the parser."""
+    try:
+        return str(dataset.get(keyword, "") or "")
+    except Exception:  # headers are hostile
+        return ""
+
+
+def _header_of(raw: RawSeries, dataset: pydicom.Dataset) -> HeaderIdentity:
     """Identity of a series by its first header; what the scan knows counts."""
     first = raw.slices[0]
-    silence_pydicom()
-    try:
-        dataset = pydicom.dcmread(first.path, stop_before_pixels=True, force=True, specific_tags=list(_HEADER_TAGS))
-    except Exception:  # the scan read it once; a header that breaks pydicom still has its keys
-        dataset = pydicom.Dataset()
     header = header_identity(dataset)
     return HeaderIdentity(
         patient_id=first.patient_id,

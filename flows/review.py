@@ -25,6 +25,7 @@ from flows.drift_samples import watched_rows
 from flows.engine import step
 from flows.progress import stage
 from flows.registry import CHAMPION, Registry
+from flows.results import Drawn, results_of, with_kept_time, write_results
 from flows.review_maps import MapVerdict, map_pictures, map_verdict
 from flows.series_choice import remembered_preference, to_be_read
 from flows.sources import existing_sources
@@ -35,8 +36,8 @@ from pipeline.imaging.lungs import LungMask, LungSegmenter, segment_lungs
 from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.patches import extract_patch
 from pipeline.review.html import render_study
-from pipeline.review.key_images import render_key_images
-from pipeline.review.measure import measure
+from pipeline.review.key_images import close_up_mm, render_key_images
+from pipeline.review.measure import measured
 from pipeline.review.pdf import render_study_pdf
 from pipeline.scoring.fusion import apply_calibration
 
@@ -75,6 +76,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     predictor = Predictor.load(run_folder) if len(nodules) else None
     segmenter = _lung_segmenter(workspace, params)
     images: dict[str, bytes] = {}
+    drawn = Drawn()
     findings: list[Finding] = []
     watched: list[pd.DataFrame] = []
     maps = map_verdict(run_folder, card, number, params)
@@ -87,7 +89,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
             continue
         volume = read_nifti(workspace.root / record.volume_path)
         lungs = segment_lungs(volume, segmenter)
-        found, pictures, seen = _findings(volume, record, rows, predictor, lungs, maps, params)
+        found, pictures, seen = _findings(volume, record, rows, predictor, lungs, maps, drawn, params)
         findings += found
         watched.append(seen)
         images |= pictures
@@ -107,17 +109,28 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
         not_examined=NOT_EXAMINED,
         warnings=_warnings(report),
     )
-    _write(workspace.reviews_root / study_key, review, images, params)
+    _write(workspace, review, records, drawn, images, params)
     keep_study(workspace, run_folder.name, watched)
     return study_key
 
 
-def _write(folder: Path, review: StudyReview, images: dict[str, bytes], params: ReviewParams) -> None:
+def _write(
+    workspace: Workspace,
+    review: StudyReview,
+    records: list[SeriesRecord],
+    drawn: Drawn,
+    images: dict[str, bytes],
+    params: ReviewParams,
+) -> None:
+    folder = workspace.reviews_root / review.study_key
+    review = with_kept_time(folder, review)
     for name, content in images.items():
         write_bytes_atomic(folder / name, content)
     write_bytes_atomic(folder / "report.html", render_study(review, images).encode())
-    if params.pdf:
-        write_bytes_atomic(folder / "report.pdf", render_study_pdf(review, images))
+    pdf = render_study_pdf(review, images) if params.pdf else None
+    if pdf is not None:
+        write_bytes_atomic(folder / "report.pdf", pdf)
+    write_results(workspace, review, records, drawn, images, pdf, params)
     review.write(folder / "review.json")
 
 
@@ -128,6 +141,7 @@ def _findings(
     predictor: Predictor,
     lungs: LungMask,
     maps: MapVerdict,
+    drawn: Drawn,
     params: ReviewParams,
 ) -> tuple[list[Finding], dict[str, bytes], pd.DataFrame]:
     card = predictor.card
@@ -147,6 +161,8 @@ def _findings(
         images |= named
         k, j, i = (float(value) for value in volume.to_kji(centers[number]))
         x, y, z = (float(value) for value in centers[number])
+        measurement, outline = measured(volume, centers[number], float(diameters[number]))
+        drawn.add(finding_id, outline, close_up_mm(float(diameters[number]), params))
         findings.append(
             Finding(
                 finding_id=finding_id,
@@ -156,7 +172,7 @@ def _findings(
                 kji=(k, j, i),
                 slice_number=round(k) + 1,
                 side=(lungs.side_of(centers[number]) or "") if lungs.is_plausible else "",
-                measurement=measure(volume, centers[number], float(diameters[number])),
+                measurement=measurement,
                 probability=_known(scores["score"][number]),
                 probability_size_only=_known(scores["score_size"][number]),
                 probability_image_only=_known(scores["score_image"][number]),
@@ -253,6 +269,8 @@ def review_flow(
             folder = workspace.reviews_root / key
             review = StudyReview.read(folder / "review.json")
             n_findings = len(review.findings)
-            reports.append({"study_key": key, "n_findings": n_findings, "report": str(folder / "report.html")})
+            dicom = results_of(folder)
+            paths = {"report": str(folder / "report.html"), "dicom": dicom["objects"], "problems": dicom["problems"]}
+            reports.append({"study_key": key, "n_findings": n_findings, **paths})
             progress.advance(f"study {key}: {n_findings} findings")
     return {"reports": reports, "version": version, "drift": watch_drift(workspace, model_name, version, drift)}

@@ -66,20 +66,11 @@ def push(
     calling: Annotated[str, typer.Option(metavar="AET", help="Our AE title.")] = "NODULEFLOW",
 ) -> None:
     """Send DICOM files, as they are, to a PACS."""
-    from data_contracts.errors import UsageError
-    from flows.peers import dicom_node, dicomweb_server
     from flows.sources import existing_sources
 
-    if bool(dicomweb) == bool(dicom):
-        raise UsageError("push takes --dicomweb or --dicom", todo="See `noduleflow push --help`.")
-    if dicom and not called:
-        raise UsageError("push --dicom takes the node's AE title", todo="Add --called AET.")
     found = existing_sources(tuple(sources))
     session.settings()
-    if dicomweb:
-        dicomweb_server(dicomweb)
-    else:
-        dicom_node(dicom, called, calling)
+    checked_target("push", "--dicomweb", dicomweb, dicom, called, calling)
     with session.engine("flows.pacs"):
         from flows.pacs import PrivateTarget, push_flow
 
@@ -90,6 +81,21 @@ def push(
     session.emit(record, "\n".join(lines))
     if record["failed"]:
         raise typer.Exit(1)
+
+
+def checked_target(command: str, option: str, url: str, node: str, called: str, calling: str) -> None:
+    """A command stores to a DICOMweb service (`option`) or to a DICOM node; raises UsageError for what is neither."""
+    from data_contracts.errors import UsageError
+    from flows.peers import dicom_node, dicomweb_server
+
+    if bool(url) == bool(node):
+        raise UsageError(f"{command} takes {option} or --dicom", todo=f"See `noduleflow {command} --help`.")
+    if node and not called:
+        raise UsageError(f"{command} --dicom takes the node's AE title", todo="Add --called AET.")
+    if url:
+        dicomweb_server(url)
+    else:
+        dicom_node(node, called, calling)
 
 
 def check_origin(has_sources: bool, dicomweb: str, has_pull_options: bool, inbox: bool) -> None:

@@ -40,8 +40,9 @@ class PatientIdentity(Record):
 class StudyIdentity(Record):
     """What the pseudonyms of one study stand for.
 
-    patients: by patient key; more than one where two hospitals gave one study UID. series, instances: original UIDs
-    by their keys, which are the first half of their pseudonymous UIDs.
+    patients: by patient key; more than one where two hospitals gave one study UID. series, instances, frames (of
+    reference): original UIDs by their keys, which are the first half of their pseudonymous UIDs. header: what else the
+    objects of the study share, by keyword, for new objects that join it; empty for files sealed without it.
     """
 
     study_key: str
@@ -50,6 +51,8 @@ class StudyIdentity(Record):
     patients: dict[str, PatientIdentity] = {}
     series: dict[str, str] = {}
     instances: dict[str, str] = {}
+    frames: dict[str, str] = {}
+    header: dict[str, str] = {}
 
     @classmethod
     def of(
@@ -82,11 +85,13 @@ class StudyIdentity(Record):
             patients={**self.patients, **other.patients},
             series={**self.series, **other.series},
             instances={**self.instances, **other.instances},
+            frames={**self.frames, **other.frames},
+            header={**self.header, **other.header},
         )
 
     def originals(self) -> dict[str, str]:
-        """Original UIDs of study, series and instances by their keys."""
-        return {self.study_key: self.study_instance_uid, **self.series, **self.instances}
+        """Original UIDs of study, series, instances and frames of reference by their keys."""
+        return {self.study_key: self.study_instance_uid, **self.series, **self.instances, **self.frames}
 
 
 class Vault:

@@ -122,11 +122,11 @@ class Maker:
             made.LongitudinalTemporalInformationModified = "MODIFIED"
 
 
-def elements_of(dataset: Dataset) -> Iterator[tuple[Dataset, str]]:
+def uid_elements(dataset: Dataset) -> Iterator[tuple[Dataset, str]]:
     """(dataset, keyword) of every UID element at every depth."""
     for element in dataset:
         if element.VR == "SQ":
             for item in element.value:
-                yield from elements_of(item)
+                yield from uid_elements(item)
         elif element.VR == "UI":
             yield dataset, element.keyword
