@@ -77,12 +77,16 @@ class Fitted:
 def fit_networks(cohort: Cohort, methods: tuple[str, ...], seed: int) -> Fitted:
     """Fit a backbone on the source, and from it source-only and each method for as many epochs.
 
-    Every network judges a site by that site's own statistics, so that a threshold frozen on source validation belongs
-    to the network as the source sees it. Statistics of the target come from its unlabelled group, never from the test.
+    Every adapted network judges a site by that site's own BatchNorm statistics, so that a threshold frozen on source
+    validation belongs to the network as the source sees it; source-only and style, which know one site, by those of
+    the source everywhere. All are statistics of every patch of a site, none a running average: from a few dozen steps
+    that differs enough to give any adaptation a gain over source-only that is none. Statistics of the target come from
+    its unlabelled group, never from the test.
     """
     first = _backbone(seed)
     fit_classifier(_data(cohort, None), _params(SOURCE_ONLY, seed, _EPOCHS_FIRST), SPEC, first)
     source = fit_classifier(_data(cohort, None), _params(SOURCE_ONLY, seed), SPEC, copy.deepcopy(first)).network
+    adapt_to_patches(source, cohort.train.patches, SPEC)
     networks = {SOURCE_ONLY: _outputs(source, source, cohort)}
     for method in methods:
         if method == "adabn":
@@ -94,7 +98,7 @@ def fit_networks(cohort: Cohort, methods: tuple[str, ...], seed: int) -> Fitted:
         at_target = fit_classifier(data, _params(method, seed), SPEC, copy.deepcopy(first)).network
         at_source = copy.deepcopy(at_target)
         adapt_to_patches(at_source, cohort.train.patches, SPEC)
-        adapt_to_patches(at_target, cohort.target.patches, SPEC)
+        adapt_to_patches(at_target, (cohort.train if method == "style" else cohort.target).patches, SPEC)
         networks[method] = _outputs(at_source, at_target, cohort)
     return Fitted(networks, cohort.validation.labels, cohort.test.labels)
 

@@ -31,6 +31,8 @@ _LUNG_HU, _VESSEL_HU = -850.0, 42.0
 _VERSION = 1
 #: share of patients in: source training, source validation, target without labels, target test
 _SHARES = (0.34, 0.14, 0.20, 0.32)
+#: how often each test nodule is scanned, turned about z each time: less of what is measured is luck of one scan
+_TEST_SCANS = 4
 #: (sharpening, its width in mm, blur in mm, blur of the noise in mm) of a reconstruction kernel
 KERNELS = {
     "soft": (0.0, 1.1, 0.65, 0.9),
@@ -99,7 +101,10 @@ class Cohort:
 
 
 def cohort_of(scenario: Scenario, seed: int, objects: Objects) -> Cohort:
-    """Draw a scenario; the seed decides which patient is in which group and everything that is random."""
+    """Draw a scenario; the seed decides which patient is in which group and everything that is random.
+
+    The test holds each of its nodules four times, in four poses and with other noise.
+    """
     rng = np.random.default_rng([seed, scenario.number])
     patients = np.unique(objects.patients)
     part_of = dict(zip(patients.tolist(), rng.choice(len(_SHARES), len(patients), p=_SHARES).tolist(), strict=True))
@@ -107,12 +112,17 @@ def cohort_of(scenario: Scenario, seed: int, objects: Objects) -> Cohort:
     kept = np.where(objects.labels > 0, *PREVALENCES[scenario.prevalence])
     part[(part == 2) & (rng.random(len(part)) >= kept)] = -1
     scanners = (HOME, HOME, scenario.scanner, scenario.scanner)
-    return Cohort(*(_scan(objects, np.flatnonzero(part == n), scanner, rng) for n, scanner in enumerate(scanners)))
+    scans = (1, 1, 1, _TEST_SCANS)
+    return Cohort(
+        *(_scan(objects, np.flatnonzero(part == n), scanners[n], rng, scans[n]) for n in range(len(scanners)))
+    )
 
 
-def _scan(objects: Objects, members: NDArray[np.int64], scanner: Scanner, rng: np.random.Generator) -> Patches:
-    patches = np.stack([scan(objects.hu[number], scanner, rng) for number in members])
-    return Patches(patches, objects.labels[members])
+def _scan(
+    objects: Objects, members: NDArray[np.int64], scanner: Scanner, rng: np.random.Generator, times: int
+) -> Patches:
+    turned = [np.rot90(objects.hu[number], turns, axes=(1, 2)) for turns in range(times) for number in members]
+    return Patches(np.stack([scan(hu, scanner, rng) for hu in turned]), np.tile(objects.labels[members], times))
 
 
 def scan(hu: NDArray[np.int16], scanner: Scanner, rng: np.random.Generator) -> NDArray[np.int16]:
