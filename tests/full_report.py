@@ -96,7 +96,12 @@ def full_report(**changes: object) -> EvaluationReport:
             abstention=figure(0.2),
             subgroups=(
                 ConformalSubgroup(
-                    variable="class", level="malignant", n=48, flagged=False, coverage=figure(0.8), abstention=figure(0.2)
+                    variable="class",
+                    level="malignant",
+                    n=48,
+                    flagged=False,
+                    coverage=figure(0.8),
+                    abstention=figure(0.2),
                 ),
             ),
         ),
@@ -107,7 +112,11 @@ def full_report(**changes: object) -> EvaluationReport:
         ),
         concepts=(
             ConceptFigures(
-                concept="spiculation", unit="1-5", spearman=figure(0.4), kappa=figure(0.3), mean_absolute_error=figure(0.5)
+                concept="spiculation",
+                unit="1-5",
+                spearman=figure(0.4),
+                kappa=figure(0.3),
+                mean_absolute_error=figure(0.5),
             ),
         ),
         warnings=("Few patients",),

@@ -242,4 +242,5 @@ def _append(parent: ElementTree.Element, record: Record) -> None:
             if isinstance(one, Record):
                 _append(child, one)
             else:
-                child.text = str(one)
+                # XML has no way to hold most control characters.
+                child.text = "".join(sign if sign.isprintable() or sign == "\n" else " " for sign in str(one))

@@ -18,8 +18,8 @@ from pipeline.scoring.weighted_metrics import weighted_auc
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
-#: places at which the band of a ROC curve is computed, and draws of patients behind it
-_PLACES, _DRAWS = 101, 500
+#: places at which the band of a ROC curve is computed, and draws of patients behind it (fewer where nodules are many)
+_PLACES, _DRAWS, _FEWEST_DRAWS, _MOST_WEIGHTS = 101, 500, 200, 1_500_000
 #: more marks than this are thinned out evenly
 _MOST_MARKS = 3000
 _TENTHS = [(value, f"{value:g}") for value in (0, 0.2, 0.4, 0.6, 0.8, 1.0)]
@@ -91,9 +91,10 @@ def roc_band(score: Floats, label: Labels, patients: NDArray[np.object_], *, see
                 drawn[row] = np.interp(grid, across, up)
         return drawn
 
-    drawn = cluster_draws(patients, curves, draws=_DRAWS, seed=seed)
+    draws = max(_FEWEST_DRAWS, min(_DRAWS, _MOST_WEIGHTS // len(score)))
+    drawn = cluster_draws(patients, curves, draws=draws, seed=seed)
     drawn = drawn[np.isfinite(drawn).all(axis=1)]
-    if len(drawn) < _DRAWS // 2:
+    if len(drawn) < draws // 2:
         return np.full(_PLACES, np.nan), np.full(_PLACES, np.nan)
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     return low, high

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data_contracts.evaluation import EvaluationReport, Figure, ScoreFigures, SubgroupFigures
+from pipeline.review.facts import foreign
 
 #: a subgroup of fewer nodules is shown and flagged, and nothing is said of it here
 SMALL_N = 30
@@ -138,6 +139,6 @@ def _weakest(report: EvaluationReport) -> str:
     if row is None:
         return ""
     return (
-        f"The weakest subgroup of at least {SMALL_N} nodules is {row.variable} {row.level}: AUC "
+        f"The weakest subgroup of at least {SMALL_N} nodules is {row.variable} {foreign(row.level)}: AUC "
         f"{interval_text(row.auc)}, {row.n} nodules."
     )

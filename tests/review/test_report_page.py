@@ -1,4 +1,4 @@
-"""The evaluation page: a verdict that claims no more than its intervals, and every part or the reason why it is missing."""
+"""The evaluation page: a verdict that claims no more than its intervals, and every part or why it is missing."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def test_every_part_of_a_full_report_is_on_the_page():
         "The image adds", "ROC, all sites", "Reliability, image + size", "Decision curve, all sites",
         "Probability by diameter", "Sensitivity 0.95 on validation", "0.94 [0.90-0.98]", "Calibration slope",
         "60 (20)", "30 patients", "≥15 mm", "few", "Source-only against adapted",
-        "AUC on the source site minus AUC on the target site: +0.080 [+0.030 to +0.130]", "benign, malignant or uncertain",
+        "AUC on the source site minus AUC on the target site: +0.080 [+0.030 to +0.130]",
+        "benign, malignant or uncertain",
         "no more than 10 % of its nodules", "below 90 %", "Predicted concepts", "Few patients",
     ):  # fmt: skip
         assert words in text, words
@@ -79,7 +80,12 @@ def test_a_report_of_before_says_what_it_lacks_and_how_to_get_it():
     text = _text(
         render_evaluation(
             full_report(
-                figures=(bare,), subgroups=(), conformal=None, source_minus_target=None, adaptation=None, alternatives={}
+                figures=(bare,),
+                subgroups=(),
+                conformal=None,
+                source_minus_target=None,
+                adaptation=None,
+                alternatives={},
             )
         )
     )
