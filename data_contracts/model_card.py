@@ -78,6 +78,8 @@ class Calibration(Record):
     """Late fusion and calibration, all fitted on validation: p = sigmoid(bias + image * logit + size * ln(d / 10 mm)).
 
     image_only, size_only: the same with the other weight at zero, fitted on their own.
+    temperature: by which the fused logit was divided (the weights hold it already), 1 where it was not.
+    image_only_temperature: by which the network's logit is divided where it stands alone; 1 in cards of before.
     """
 
     bias: float
@@ -87,6 +89,8 @@ class Calibration(Record):
     image_only_weight: float
     size_only_bias: float
     size_only_weight: float
+    temperature: float = 1.0
+    image_only_temperature: float = 1.0
 
 
 class ConformalQuantiles(Record):

@@ -89,6 +89,7 @@ def _fit_one(
         floats(train["diameter_mm"]),
         floats(train["label"]),
         balance=params.fusion_balance,
+        method=params.calibration,
     )
     return network, calibration
 
@@ -107,7 +108,9 @@ def _fit_members(
         rows = rows[rows["label"].notna()]
     network, logits, _ = fit_members(reader, rows, params, spec, state_dir, on_epoch=on_epoch)
     sizes, labels = floats(rows["diameter_mm"]), floats(rows["label"])
-    return network, fit_calibration(logits, sizes, labels, sizes[:0], labels[:0], balance=params.fusion_balance)
+    return network, fit_calibration(
+        logits, sizes, labels, sizes[:0], labels[:0], balance=params.fusion_balance, method=params.calibration
+    )
 
 
 def out_of_fold(tables: list[pd.DataFrame]) -> pd.DataFrame:

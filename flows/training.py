@@ -84,6 +84,7 @@ def _calibrate(workspace: Workspace, run_id: str, name: str, cohort: TrainingCoh
         floats(train["diameter_mm"]),
         floats(train["label"]),
         balance=cohort.params.fusion_balance,
+        method=cohort.params.calibration,
     )
 
 

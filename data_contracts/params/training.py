@@ -57,6 +57,8 @@ class TrainParams(Params):
     blend_concepts: let the concept outputs add to the logit, as far as those predictions pay for it (members > 1).
     fusion_balance: share of the fit of image + size in which both classes count alike at each diameter: more of it
         gives more of the score to the image.
+    calibration: of scores on validation, by a temperature with an offset for the prevalence ("logistic") or without
+        one ("temperature").
     views: flips and quarter turns that a prediction is the mean of.
     patience: epochs without a better validation figure before fitting stops.
     optimizer: adamw, or sgd with Nesterov momentum 0.9.
@@ -116,6 +118,7 @@ class TrainParams(Params):
     members: int = Field(1, ge=1, le=10)
     blend_concepts: bool = False
     fusion_balance: float = Field(0.0, ge=0, le=1)
+    calibration: Literal["logistic", "temperature"] = "logistic"
     views: int = Field(1, ge=1, le=8)
     common_spacing_mm: float = Field(0.0, ge=0)
     source_site: str = ""
