@@ -9,7 +9,6 @@ from typing import BinaryIO
 
 from data_contracts.errors import ContractError, RegistryError
 from data_contracts.promotion import AuditRecord
-from data_contracts.records import write_bytes_atomic
 from data_contracts.versions import AuditAnchor, ChainEnd, LastMove
 from flows.registry.keys import audit_key, canonical, registry_root, same, sign, sign_record
 from flows.workspace import Workspace
@@ -56,9 +55,15 @@ def read_anchor(workspace: Workspace) -> AuditAnchor | None:
 
 
 def write_anchor(workspace: Workspace, anchor: AuditAnchor) -> None:
-    """Sign the anchor and write it, whole or not at all."""
+    """Sign the anchor and write it, whole or not at all. Hold the audit's lock."""
     signed = anchor.model_copy(update={"mac": sign_record(audit_key(workspace), _PURPOSE, anchor)})
-    write_bytes_atomic(registry_root(workspace) / _ANCHOR, canonical(signed.model_dump(mode="json")).encode() + b"\n")
+    # Always the same name beside it, so that a kill leaves no litter.
+    coming = registry_root(workspace) / "anchor.next"
+    with coming.open("wb") as stream:
+        stream.write(canonical(signed.model_dump(mode="json")).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    coming.replace(registry_root(workspace) / _ANCHOR)
 
 
 def trusted_end(workspace: Workspace) -> AuditAnchor:

@@ -124,7 +124,7 @@ def settle(registry: Registry, actor: str, check: Check) -> Seen:
         if state is None:
             return seen
     if state.phase == "intent":
-        _end_intent(registry, actor, state, check)
+        _end_intent(registry, actor, state, last, check)
     elif last is not None and last.action.endswith("_intent"):
         _end_unseen_intent(registry, actor, state, last, check)
     else:
@@ -139,8 +139,14 @@ def _is_open(registry: Registry, seen: Seen) -> bool:
     return last is not None and (last.action.endswith("_intent") or seen.state is None)
 
 
-def _end_intent(registry: Registry, actor: str, state: RegistryState, check: Check) -> None:
+def _end_intent(registry: Registry, actor: str, state: RegistryState, last: LastMove | None, check: Check) -> None:
     """The account says what was meant: do it, unless the version is no longer what it was."""
+    if last is not None and last.action.endswith("_done") and last.move == state.move:
+        done = with_audit(
+            state.model_copy(update={"phase": "done"}), registry.workspace, audit_end(registry.workspace).end
+        )
+        write_state(registry.client, registry.workspace, registry.model_name, done)
+        return
     detail: dict[str, Any] = {"reconciled": True}
     if state.workspace != workspace_id(registry.workspace):
         detail["begun_in"] = state.workspace

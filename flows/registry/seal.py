@@ -31,6 +31,8 @@ def write_manifest(folder: Path, model_dir: Path | None, *, run_id: str, trained
     WeightsDigestError: there is a link, or something that is no file.
     WeightsError: a file is, or holds, a pickle.
     """
+    for litter in folder.glob(".*.tmp"):  # of writes that were killed; whoever registers has the run to itself
+        litter.unlink()
     run_files = listed(folder)
     model_files = listed(model_dir) if model_dir is not None else {}
     refuse_pickles([*run_files.values(), *model_files.values()])
