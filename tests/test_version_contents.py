@@ -24,7 +24,7 @@ from models.bundle import PROGRAM_FILE
 from models.predict import Predictor
 
 #: tracing takes seconds; these stand for the rest where slow tests are left out
-_QUICK = {"one slice", "members side by side", "cube, inflated"}
+_QUICK = {"one slice", "members side by side"}
 _NAMES = [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in KINDS]
 
 
