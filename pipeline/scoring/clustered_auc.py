@@ -106,7 +106,8 @@ def auc_bounds(auc: float, variance: float, patients: int) -> tuple[float, float
     if variance <= 1e-15 or not 0 < auc < 1:
         reach = Z_95**2 / (patients + Z_95**2)
         return (max(auc - reach, 0.0), min(auc + reach, 1.0))
-    half = Z_95 * np.sqrt(variance) / (auc * (1 - auc))
+    # With a handful of patients the variance is itself uncertain: simulation asks for this many degrees of freedom.
+    half = student_95(2 * patients) * np.sqrt(variance) / (auc * (1 - auc))
     return float(expit(logit(auc) - half)), float(expit(logit(auc) + half))
 
 

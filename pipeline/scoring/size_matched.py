@@ -68,7 +68,9 @@ def size_matched_auc(
     by_pair = clustered_auc(labels[rows], scores[rows], pair)
     by_nodule = clustered_auc(labels[rows], scores[rows], np.arange(rows.size))
     parts = [float(found.covariance[0, 0]) for found in (by_patient, by_pair, by_nodule)]
-    variance = max(parts[0] + parts[1] - parts[2], *parts[:2])
+    variance = parts[0] + parts[1] - parts[2]
+    if variance <= 0:  # few pairs, in which nodules that share a pair or a patient happen to pull apart
+        variance = max(parts)
     low, high = auc_bounds(value, variance, min(by_patient.patients, n_pairs)) or (None, None)
     note = "few pairs" if n_pairs < 30 else ""
     return Figure(value=value, low=low, high=high, n=n_pairs, n_positive=n_pairs, method=METHOD, note=note)

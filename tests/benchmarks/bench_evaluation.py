@@ -29,7 +29,7 @@ from pipeline.scoring.compare import compare_paired
 from pipeline.scoring.conformal import conformal_calls, conformal_figures, fit_conformal
 from pipeline.scoring.evaluation import build_report, size_auc_difference, size_auc_difference_delong
 from pipeline.scoring.figures import score_figures
-from pipeline.scoring.subgroups import SMALL_N, subgroup_figures
+from pipeline.scoring.subgroups import SMALL_N, UNKNOWN, subgroup_figures
 from pipeline.scoring.thresholds import freeze_operating_points
 
 SETS = 1000
@@ -91,11 +91,11 @@ def figures_of(table: pd.DataFrame, world: World, params: EvaluateParams = PARAM
     yield "conformal coverage", conformal.coverage
     yield "conformal abstention", conformal.abstention
     for group in conformal.subgroups:
-        if not group.flagged:
+        if not group.flagged and group.level != UNKNOWN:
             yield f"conformal coverage in {group.variable} {group.level}", group.coverage
             yield f"conformal abstention in {group.variable} {group.level}", group.abstention
     for row_of in subgroup_figures(table, params, thresholds["specificity_0.90"]):
-        if row_of.n < SMALL_N:
+        if row_of.n < SMALL_N or row_of.level == UNKNOWN:
             continue
         for name in ("auc", "size_auc", "sensitivity", "specificity", "ece"):
             yield f"{name} in {row_of.variable} {row_of.level}", getattr(row_of, name)

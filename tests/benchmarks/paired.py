@@ -91,11 +91,11 @@ def value_row(
 
 
 def reached(row: Row) -> bool | None:
-    """Whether the row keeps its bar; None where it has none."""
+    """Whether the row keeps its bars; None where it has none."""
     figure = row.get("ratio", row.get("value"))
-    if "at_least" in row:
-        return bool(figure >= row["at_least"])
-    return bool(figure <= row["at_most"]) if "at_most" in row else None
+    kept = [figure >= row["at_least"]] if "at_least" in row else []
+    kept += [figure <= row["at_most"]] if "at_most" in row else []
+    return all(kept) if kept else None
 
 
 def publish(what: str, rows: list[Row]) -> Path:
@@ -105,7 +105,7 @@ def publish(what: str, rows: list[Row]) -> Path:
     width = max(len(row["work"]) for row in rows)
     for row in rows:
         figure = f"{row['ratio']:.2f}x {row['peer']}" if "ratio" in row else f"{row['value']:g} {row['unit']}"
-        bar = "".join(f"{word} {row[key]:g}" for key, word in (("at_least", ">="), ("at_most", "<=")) if key in row)
+        bar = " ".join(f"{word} {row[key]:g}" for key, word in (("at_least", ">="), ("at_most", "<=")) if key in row)
         verdict = {True: "reached", False: "NOT REACHED", None: ""}[reached(row)]
         spread = "" if row["interval"] is None else f"[{row['interval'][0]:g}, {row['interval'][1]:g}]"
         print(f"{row['work']:<{width}}  {figure:<34} {spread:<18} {bar:<10} {verdict}")
