@@ -18,7 +18,6 @@ from typing import Any
 from prefect import flow
 
 from data_contracts.errors import ContractError, UsageError, WeightsError
-from data_contracts.evaluation import EvaluationReport
 from data_contracts.model_card import ModelCard
 from data_contracts.params import TrainParams
 from data_contracts.predictions import PREDICTION_TABLE
@@ -217,8 +216,8 @@ def compare_runs(plan: Plan, repeated: Path, model_name: str, version: str) -> R
     cards = [plan.card, ModelCard.read(repeated / "model_card.json")]
     folders = [plan.registered, repeated]
     named = [
-        named_figures(EvaluationReport.read(folder / "evaluation.json"), card)
-        for folder, card in zip(folders, cards, strict=True)
+        named_figures(*(json.loads((folder / name).read_text()) for name in ("evaluation.json", "model_card.json")))
+        for folder in folders
     ]
     tables = [PREDICTION_TABLE.read(folder / "predictions.parquet") for folder in folders]
     then, now = ({**one, **more} for one, more in zip(named, prediction_figures(*tables), strict=True))

@@ -8,26 +8,32 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from data_contracts.evaluation import EvaluationReport
-from data_contracts.model_card import ModelCard
 from data_contracts.reproduction import TOLERANCE, ReproducedFigure
 
 #: what an item of a list is called by, in this order; a point of a curve by its threshold
 _NAMES = ("site", "score", "concept", "variable", "level", "name")
+_NO_FIGURES = ("schema_version", "run_id", "dataset_id", "pretrained")
 _SCORES = ("score", "score_image", "score_size")
 
 
-def named_figures(report: EvaluationReport, card: ModelCard) -> dict[str, float | None]:
+def named_figures(evaluation: Mapping[str, object], card: Mapping[str, object]) -> dict[str, float | None]:
     """Every number of an evaluation, of the calibration and of the thresholds by a name, such as `all/score/auc/low`.
 
     What is None has a name, too. Which network was chosen is the figure `chosen/NETWORK`.
+
+    Parameters
+    ----------
+    evaluation, card: evaluation.json and model_card.json as they stand in the files: a field that the program of then
+        did not write must not look like one that it left empty.
     """
-    evaluation = report.model_dump(mode="json", exclude={"run_id", "dataset_id", "pretrained"})
+    told = {key: value for key, value in evaluation.items() if key not in _NO_FIGURES}
     # The figures of the report are what everybody looks for; they need no word before them.
-    figures = {**dict(_leaves(evaluation.pop("figures"), "")), **dict(_leaves(evaluation, ""))}
-    figures |= dict(_leaves(card.calibration.model_dump(mode="json"), "calibration"))
-    figures |= dict(_leaves(card.thresholds, "threshold"))
-    return {**figures, f"chosen/{card.training.get('network', '')}": 1.0}
+    figures = {**dict(_leaves(told.pop("figures"), "")), **dict(_leaves(told, ""))}
+    figures |= dict(_leaves(card["calibration"], "calibration"))
+    figures |= dict(_leaves(card["thresholds"], "threshold"))
+    training = card["training"]
+    assert isinstance(training, Mapping)
+    return {**figures, f"chosen/{training.get('network', '')}": 1.0}
 
 
 def _leaves(value: object, name: str) -> Iterator[tuple[str, float | None]]:
