@@ -63,7 +63,7 @@ def applied_model_card(
         ),
         ReleaseInfo=ReleaseInfoType(
             ReleaseStage=site("release_stage"),
-            ReleaseDate=made_on or "Not recorded with the run",
+            ReleaseDate=made_on or "The MLflow version of the run holds its date",
             ReleaseVersion=f"run {card.run_id}",
             GlobalAvailability=site("availability"),
             EHRCompatibility=_systems(stated),

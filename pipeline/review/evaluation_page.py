@@ -8,12 +8,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from data_contracts.concepts import concept_title
-from data_contracts.evaluation import SCORES, EvaluationReport, Figure, ScoreFigures, SubgroupFigures
+from data_contracts.evaluation import SCORES, ConformalSubgroup, EvaluationReport, Figure, ScoreFigures, SubgroupFigures
 from pipeline.review import wording
 from pipeline.review.html import content_policy, plain_environment, read_template
 from pipeline.review.plots import Plot, prediction_plots
 from pipeline.review.report_plots import decision_curve, forest_axis, forest_range, forest_row
-from pipeline.review.verdict import interval_text, verdict
+from pipeline.review.verdict import UNKNOWN, interval_text, verdict
 
 _LEVEL_SIGNS = {"good": "✓", "caution": "≈", "bad": "✗", "unknown": "?"}
 _VARIABLES = {
@@ -58,6 +58,7 @@ def render_evaluation(report: EvaluationReport, predictions: pd.DataFrame | None
             headline=_headline(report.figures),
             plots=[] if not report.figures else _plots(report, predictions),
             forest=_forest(report),
+            sets=_sets(report),
             operating=_operating(report),
             source_target=_source_target(report),
             wording=wording,
@@ -145,9 +146,31 @@ def _forest(report: EvaluationReport) -> dict[str, Any] | None:
     scale = forest_range(report.subgroups)
     overall = None if main is None else main.auc.value
     groups: dict[str, list[tuple[SubgroupFigures, Markup]]] = {}
+    unknown = _unknown_variables(report.subgroups)
     for row in report.subgroups:
-        groups.setdefault(row.variable, []).append((row, forest_row(row, scale, overall)))
-    return {"axis": forest_axis(scale), "groups": groups, "flagged": any(row.flagged for row in report.subgroups)}
+        if row.variable not in unknown:
+            groups.setdefault(row.variable, []).append((row, forest_row(row, scale, overall)))
+    return {
+        "axis": forest_axis(scale),
+        "groups": groups,
+        "flagged": any(row.flagged for row in report.subgroups),
+        "unknown": [_VARIABLES.get(name, name).lower() for name in unknown],
+    }
+
+
+def _unknown_variables(rows: tuple[SubgroupFigures, ...] | tuple[ConformalSubgroup, ...]) -> list[str]:
+    """Variables that are known of no nodule, whose one group is all nodules again."""
+    levels: dict[str, set[str]] = {}
+    for row in rows:
+        levels.setdefault(row.variable, set()).add(row.level)
+    return [variable for variable, known in levels.items() if known == {UNKNOWN}]
+
+
+def _sets(report: EvaluationReport) -> list[ConformalSubgroup]:
+    """Subgroups of the prediction sets of which something is known."""
+    rows = () if report.conformal is None else report.conformal.subgroups
+    unknown = _unknown_variables(rows)
+    return [row for row in rows if row.variable not in unknown]
 
 
 def _source_target(report: EvaluationReport) -> str:

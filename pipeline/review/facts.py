@@ -5,6 +5,7 @@ Each fact is a few sentences that follow from the run's own records; none of the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,7 +19,9 @@ _NOT_LISTED = ("dataset_sha256", "population", "n_train", "n_validation", "threa
 _PLATFORM = ("python", "system", "machine", "device", "cuda")
 _TRACES = ("git_commit", "git_dirty", "code_sha256", "lock_sha256", "lock_differs")
 _LONGEST_NAME = 80
-_WITHOUT_MARKUP = str.maketrans("[]<>`|", "()()'/")
+_WITHOUT_MARKUP = str.maketrans("[]`|", "()'/")
+#: `<6 mm` is no tag
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def foreign(text: object) -> str:
 def foreign_sentence(text: str) -> str:
     """The same for a sentence that may quote such a name, whole."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text)
-    return shown.translate(_WITHOUT_MARKUP).strip()
+    return _TAG.sub("(", shown).translate(_WITHOUT_MARKUP).strip()
 
 
 def making_facts(card: ModelCard, dataset: DatasetCard | None, environment: Mapping[str, Any]) -> dict[str, Fact]:

@@ -10,6 +10,10 @@ from pipeline.review.facts import foreign
 
 #: a subgroup of fewer nodules is shown and flagged, and nothing is said of it here
 SMALL_N = 30
+#: level of a subgroup whose nodules nobody knows the variable of
+UNKNOWN = "unknown"
+#: a mean gap of probability and truth that is surely larger is named
+_LARGE_GAP = 0.05
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,8 @@ def _size_matched(main: ScoreFigures) -> str:
 
 def _calibration(main: ScoreFigures) -> str:
     gap = "" if main.ece.value is None else f"Mean gap of probability and truth (ECE) {interval_text(main.ece)}. "
+    if main.ece.low is not None and main.ece.low > _LARGE_GAP:
+        gap = f"{gap[:-2]}: the probabilities are off by more than {_LARGE_GAP}. "
     slope = main.calibration_slope
     if slope is None or slope.value is None or slope.low is None or slope.high is None:
         return gap.strip()
@@ -129,8 +135,12 @@ def _sites(report: EvaluationReport) -> str:
 
 
 def weakest_subgroup(report: EvaluationReport) -> SubgroupFigures | None:
-    """The subgroup of at least SMALL_N nodules with the lowest AUC."""
-    judged = [row for row in report.subgroups if not row.flagged and row.auc.value is not None and row.n >= SMALL_N]
+    """The subgroup of at least SMALL_N nodules with the lowest AUC; of nodules that nobody knows it of is no group."""
+    judged = [
+        row
+        for row in report.subgroups
+        if not row.flagged and row.auc.value is not None and row.n >= SMALL_N and row.level != UNKNOWN
+    ]
     return min(judged, key=lambda row: row.auc.value or 0.0, default=None)
 
 

@@ -155,3 +155,18 @@ def test_roc_points_of_ties_agree_with_scikit_learn():
     label = table["label"].to_numpy(dtype=np.int64)
     expected = np.column_stack(roc_curve(label, score, drop_intermediate=False)[:2])
     np.testing.assert_allclose(roc_points(score, label), expected)
+
+
+def test_what_is_known_of_no_nodule_is_named_once_and_is_no_group():
+    rows = (subgroup("diameter", "<6 mm"), subgroup("texture", "unknown", auc=0.4), subgroup("kernel", "unknown"))
+    report = full_report(subgroups=rows, conformal=None)
+    text = _text(render_evaluation(report))
+    assert "Not known of any nodule here: texture, kernel." in text
+    assert "Texture" not in text
+    assert "diameter <6 mm" in " ".join(verdict(report).sentences)
+
+
+def test_probabilities_that_are_surely_off_are_called_so():
+    off = score_row("score").model_copy(update={"ece": figure(0.25, 0.1)})
+    assert "off by more than 0.05" in " ".join(verdict(full_report(figures=(off, score_row("score_size")))).sentences)
+    assert "off by more" not in " ".join(verdict(full_report()).sentences)
