@@ -16,6 +16,7 @@ from data_contracts.evaluation import AdaptationDecision
 from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import AdaptationGateParams, EvaluateParams, TrainParams
 from data_contracts.records import atomic_path, digest_of, sha256_file, write_bytes_atomic
+from flows.cohort_audit import audit_cohort, warnings_of
 from flows.concepts import card_figures, concept_table, concepts_in_own_units
 from flows.contents import write_contents
 from flows.disclosure import disclosure_of, site_statements, write_disclosure
@@ -124,7 +125,7 @@ def choose_and_evaluate(
     truth = floats(validation["label"])
     frozen = {score: freeze_operating_points(values, truth) for score, values in scores.items()}
     histories = _histories(workspace, run_id, networks)
-    warnings = _label_warnings(workspace, run_id, chosen, cohort, histories)
+    warnings = (*_label_warnings(workspace, run_id, chosen, cohort, histories), *warnings_of(folder))
     with atomic_path(folder / CHECKPOINT_FILE) as temporary:
         shutil.copyfile(folder / "networks" / chosen / CHECKPOINT_FILE, temporary)
         checkpoint_sha256 = sha256_file(temporary)
@@ -236,6 +237,7 @@ def log_and_register(workspace: Workspace, run_id: str, networks: list[str], mod
 def fit_run(workspace: Workspace, run_id: str, dataset_id: str, params: TrainParams, weights: WeightsInfo) -> None:
     """Everything of a run but its logging: features where it learns from them, every network, choice and evaluation."""
     networks = network_names(params)
+    audit_cohort(workspace.runs_root / run_id, TrainingCohort(workspace.datasets_root / dataset_id, params))
     wanted = feature_params(params)
     table = feature_table(workspace, workspace.datasets_root / dataset_id, wanted)[0] if wanted else None
     for name in networks:

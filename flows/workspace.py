@@ -259,7 +259,7 @@ class Workspace:
 
         with self.lock("tables"):
             files = sorted(self.annotation_parts.glob("*.parquet"), key=lambda part: (part.stat().st_mtime_ns, part))
-            parts = [NODULE_TABLE.read(part).drop(columns="file_keys", errors="ignore") for part in files]
+            parts = [_with_batch(NODULE_TABLE.read(part)) for part in files]
             table = merge_tables(parts)
             NODULE_TABLE.write(self.nodule_table, table)
         return table
@@ -286,6 +286,14 @@ class Workspace:
 
 def _lines(rejections: Iterable[Rejection]) -> bytes:
     return "".join(sorted(rejection.model_dump_json() + "\n" for rejection in rejections)).encode()
+
+
+def _with_batch(part: pd.DataFrame) -> pd.DataFrame:
+    """A part with `batch`, the beginning of the digest of the file that each row came from, instead of all of them."""
+    if "file_keys" not in part:
+        return part
+    keys = [str(keys[0])[:8] if keys is not None and len(keys) else "" for keys in part["file_keys"]]
+    return part.drop(columns="file_keys").assign(batch=keys)
 
 
 def _dataset_name(card_file: Path) -> str:

@@ -9,6 +9,8 @@ from data_contracts.errors import ContractError
 from data_contracts.nodules import NODULE_TABLE, RATINGS
 from data_contracts.params import LabelParams, PatchParams
 
+#: who a label came from, and with what: column of the result -> column of the nodule table
+_ORIGINS = {"readers": "reader", "source": "source", "batch": "batch"}
 _MEANS = ["x_mm", "y_mm", "z_mm", "diameter_mm", *RATINGS]
 
 
@@ -35,7 +37,8 @@ def nodules_by_consensus(nodules: pd.DataFrame, params: LabelParams) -> pd.DataF
     """One row a nodule out of a NODULE_TABLE with one row a reader, sorted by series and nodule.
 
     Columns: nodule_id, series_key, means of x_mm, y_mm, z_mm, diameter_mm and of every rating, n_readers (marks),
-    n_ratings (malignancy ratings), label (Int8 or NA), label_soft. Where nobody rated malignancy, an explicit
+    n_ratings (malignancy ratings), label (Int8 or NA), label_soft, and readers, source and batch, the different ones
+    separated by ";". Where nobody rated malignancy, an explicit
     `label` counts (the majority's where several are given; NA at a tie) and label_soft is NaN; `min_readers` does not
     apply to it, because it states a diagnosis and not an opinion.
 
@@ -57,12 +60,20 @@ def nodules_by_consensus(nodules: pd.DataFrame, params: LabelParams) -> pd.DataF
     explicit = _majority(groups["label"].mean())
     result["label"] = by_readers.where(result["n_ratings"] > 0, explicit).astype("Int8")
     result["label_soft"] = soft_label(result["malignancy"])
+    for new, column in _ORIGINS.items():
+        if column in ordered:
+            result[new] = groups[column].agg(_joined)
     return result.reset_index()
 
 
 def nodules_for_patches(consensus: pd.DataFrame, params: PatchParams) -> pd.DataFrame:
     """The nodules that at least `min_reader_marks` readers marked."""
     return consensus[consensus["n_readers"] >= params.min_reader_marks].reset_index(drop=True)
+
+
+def _joined(values: pd.Series) -> str:
+    """The different words of a column, sorted, with ";" between them."""
+    return ";".join(sorted({str(value) for value in values if pd.notna(value) and value != ""}))
 
 
 def _majority(mean_label: pd.Series) -> pd.Series:

@@ -18,6 +18,8 @@ from pipeline.cohort.consensus import labels_by_readers, soft_label
 _REQUIRED = ("patient_id", "diameter_mm", "malignancy", "n_readers")
 #: Further columns of numbers that are kept: name in the file -> name in the index.
 _NUMBERS = {"slice_thickness": "slice_thickness_mm", "pixel_spacing": "pixel_spacing_mm"}
+#: Further columns of words that are kept: who a label came from, and with what.
+_ORIGINS = ("batch", "source", "readers")
 _MAX_DIAMETER_MM = 500.0
 
 
@@ -27,9 +29,10 @@ def read_crop_table(
     """Index rows (PATCH_TABLE without split, shard and row) of the kept crops, and which crops are kept (n_crops,).
 
     Needs the columns patient_id, diameter_mm, malignancy (ratings 1..5 separated by ';', may be empty) and n_readers
-    (how many); takes manufacturer (becomes the site), series_instance_uid, slice_thickness, pixel_spacing and further
-    ratings (their means) where they are there. Identifiers become digests; no table holds them plainly. The digest is
-    not keyed, so it protects public research identifiers from being read, not from being guessed.
+    (how many); takes manufacturer (becomes the site), series_instance_uid, slice_thickness, pixel_spacing, further
+    ratings (their means), batch, source and readers (whose labels they are) where they are there. Identifiers become
+    digests; no table holds them plainly. The digest is not keyed, so it protects public research identifiers from
+    being read, not from being guessed.
 
     Raises
     ------
@@ -67,6 +70,7 @@ def read_crop_table(
             "n_readers": n_ratings,
             "diameter_mm": diameter,
             "padded": False,
+            **{name: cells[name] for name in _ORIGINS if name in cells},
             **means,
             **{new: numbers(cells, old, path) for old, new in _NUMBERS.items() if old in cells},
         }

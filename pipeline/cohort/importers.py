@@ -21,6 +21,8 @@ from pipeline.cohort.dataset import assemble_dataset
 from pipeline.cohort.npz_file import array_names, read_arrays
 from pipeline.cohort.split import split_patients
 
+#: how the warning of a dataset begins whose patients nobody named
+NAMES_NO_PATIENTS = "MedMNIST names no patients"
 _MEDMNIST_SPLITS = {"train": Split.TRAIN, "val": Split.VALIDATION, "test": Split.TEST}
 #: (n, H, W, 3) is colour; no volume is three voxels wide.
 _COLOURS = 3
@@ -107,7 +109,7 @@ def _medmnist(path: Path, name: str) -> _Import:
     if len({part.shape[1:] for part in patches}) != 1:
         raise UsageError("train, val and test images have different shapes", where=path.name)
     volumetric = arrays["train_images"].ndim == 4 and arrays["train_images"].shape[3] != _COLOURS
-    warning = "MedMNIST names no patients: that one patient is in two splits cannot be excluded, only trusted"
+    warning = f"{NAMES_NO_PATIENTS}: that one patient is in two splits cannot be excluded, only trusted"
     return _Import(np.concatenate(patches), pd.concat(rows), "3d" if volumetric else "2d", (warning,))
 
 
