@@ -80,7 +80,7 @@ def rollback(workspace: Workspace, settings: Settings, *, expect: str = "") -> d
     """
     rehearsal = _early_rehearsal(workspace)
     try:
-        registry = Registry(workspace, settings.model_name, settle=False)
+        registry = Registry.quick(workspace, settings.model_name)
         actor = actor_name(settings)
         with registry_lock(workspace, settings.model_name) as check:
             state = _settled_state(registry, actor, check)

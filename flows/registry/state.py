@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from data_contracts.errors import ContractError, RegistryError
 from data_contracts.versions import ChainEnd, Named, RegistryState
+from flows.registry.direct import is_missing
 from flows.registry.keys import audit_key, same, sign, workspace_id
 from flows.workspace import Workspace
 
@@ -56,13 +57,10 @@ def see(client: MlflowClient, workspace: Workspace, model_name: str) -> Seen:
 
 def raw_tag(client: MlflowClient, model_name: str) -> tuple[dict[str, str] | None, str | None]:
     """(aliases, None where there is no such model; the account as it stands)."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
-
     try:
         model = client.get_registered_model(model_name)
-    except MlflowException as error:
-        if error.error_code == ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+    except Exception as error:  # of MLflow, or of a database; their classes are not worth the import
+        if is_missing(error):
             return None, None
         raise RegistryError(
             "the registry of MLflow does not answer", where=model_name, todo=_first_line(error)

@@ -14,6 +14,7 @@ from data_contracts.versions import Named, VersionManifest
 from flows import tracking
 from flows.progress import say
 from flows.registry import aliases
+from flows.registry.direct import DirectClient, is_missing
 from flows.registry.keys import audit_key, same, sign
 from flows.registry.seal import MANIFEST_FILE, check_folder, check_model, read_manifest, write_manifest
 from flows.registry.state import CHALLENGER, CHAMPION, PREVIOUS, Seen, see
@@ -34,14 +35,22 @@ _PURPOSE = "version"
 class Registry:
     """The versions of one registered model in a workspace. Opening it ends a move of the champion that was cut off."""
 
-    def __init__(self, workspace: Workspace, model_name: str, *, settle: bool = True) -> None:
+    def __init__(
+        self, workspace: Workspace, model_name: str, *, settle: bool = True, client: MlflowClient | None = None
+    ) -> None:
         self.workspace = workspace
         self.model_name = model_name
-        self.client: MlflowClient = tracking.connect(workspace)
+        self.client: MlflowClient = client or tracking.connect(workspace)
         if settle:
             from flows.registry.moves import settle_quietly
 
             settle_quietly(self)
+
+    @classmethod
+    def quick(cls, workspace: Workspace, model_name: str) -> Registry:
+        """The registry for a move alone, by the short way into MLflow's database where that is known."""
+        direct = DirectClient(tracking.tracking_uri(workspace))
+        return cls(workspace, model_name, settle=False, client=direct if direct.fits() else None)  # type: ignore[arg-type]
 
     def see(self) -> Seen:
         """Aliases and the registry's account in one answer; raises RegistryError where the account is not ours."""
@@ -127,30 +136,25 @@ class Registry:
         UsageError: there is none.
         RegistryError: champion or previous_champion is not the one that the last promotion or rollback left.
         """
-        from mlflow.exceptions import MlflowException
-
         wanted: str | None = version
         if not version.isdigit():
             seen = self.see()
             wanted = seen.aliases.get(version)
             if version in (CHAMPION, PREVIOUS):
                 _check_alias(seen, version)
-        try:
-            if wanted is not None:
-                return str(self.client.get_model_version(self.model_name, wanted).version)
-        except MlflowException:
-            pass
+        if wanted is not None and self.exists(wanted):
+            return str(int(wanted))
         known = ", ".join(str(found.version) for found in self.versions()) or "none; `noduleflow train` registers one"
         raise UsageError(f"no version {version!r} of {self.model_name}", todo=f"Known: {known}.")
 
     def exists(self, version: str) -> bool:
         """Whether MLflow has a version of this number."""
-        from mlflow.exceptions import MlflowException
-
         try:
             self.client.get_model_version(self.model_name, version)
-        except MlflowException:
-            return False
+        except Exception as error:  # of MLflow, or of the short way beside it
+            if is_missing(error):
+                return False
+            raise
         return True
 
     def named(self, version: str) -> Named:
@@ -214,13 +218,15 @@ class Registry:
 
     def model_dir(self, version: str, *, fetch: bool) -> Path | None:
         """The folder of a version's MLflow model; of a server, only where it may be fetched."""
-        import mlflow
-
         address = str(self.client.get_model_version_download_uri(self.model_name, version))
         local = address.removeprefix("file://") if address.startswith(("file:///", "/")) else ""
         if local:
             return Path(local)
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address)) if fetch else None
+        if not fetch:
+            return None
+        import mlflow
+
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
 
     def _tags(self, version: str) -> dict[str, str]:
         return dict(self.client.get_model_version(self.model_name, version).tags)
