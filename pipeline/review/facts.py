@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from data_contracts.model_card import ModelCard
+from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.patches import DatasetCard
 
 #: parameters that are told in words, or are nobody's business outside
@@ -104,7 +104,7 @@ def _model(card: ModelCard) -> dict[str, Fact]:
         ),
         "formula": Fact(
             f"p = sigmoid({fit.bias:.4g} + {fit.image_weight:.4g} logit + {fit.size_weight:.4g} ln(d / 10 mm)), the "
-            "logit being the network's. Without a diameter: "
+            f"logit being the network's{_temperature(fit)}. Without a diameter: "
             f"p = sigmoid({fit.image_only_bias:.4g} + {fit.image_only_weight:.4g} logit)."
         ),
         "specification": Fact(
@@ -121,6 +121,10 @@ def _model(card: ModelCard) -> dict[str, Fact]:
         ),
         "intended_use": Fact(card.intended_use),
     }
+
+
+def _temperature(fit: Calibration) -> str:
+    return "" if fit.temperature == 1.0 else f" and the weights holding the temperature {fit.temperature:.3g}"
 
 
 def _training(card: ModelCard, environment: Mapping[str, Any]) -> dict[str, Fact]:

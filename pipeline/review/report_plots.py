@@ -65,7 +65,7 @@ def decision_curve(report: EvaluationReport) -> Plot:
         title,
         picture,
         "The highest line is the best rule at that threshold. Net benefit is malignant nodules found per nodule, less "
-        "the benign ones acted on, weighed by threshold / (1 - threshold). Band: 95 %, patients drawn again."
+        "the benign ones acted on, weighed by threshold / (1 - threshold). Band: 95 % at each threshold."
         + _prevalence(main),
     )
 

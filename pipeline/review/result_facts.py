@@ -51,8 +51,9 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
             "explains most of readers' ratings."
         ),
         "uncertainty": Fact(
-            "95 % intervals: DeLong, with a patient's nodules taken together, or patients drawn again (bootstrap); "
-            "Wilson for shares. The difference to size only is paired."
+            "95 % intervals that take a patient's nodules together; evaluation.json names the method of each figure "
+            "(DeLong with clusters, bootstrap of patients, Wilson for shares, jackknife of patients for calibration). "
+            "The difference to size only is paired."
         ),
         "internal": not_applicable("this evaluation is on another dataset than the training")
         if external
