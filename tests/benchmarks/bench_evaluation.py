@@ -45,6 +45,8 @@ CALIBRATED = World(slope=1.0, bias=0.0, target_noise=0.0)
 _TRUTH_PATIENTS, _TRUTH_PARTS = 20_000, 8
 _VALIDATION_PATIENTS = 130
 _CHUNK = 10
+#: subgroups of every fifth set: the levels of a variable share a row, which has enough of them
+_SUBGROUPS_EVERY = 5
 #: what rests on independent nodules
 _DELONG = ("AUC, DeLong", "AUC minus size only, paired DeLong")
 
@@ -60,7 +62,9 @@ def frozen_on_validation(world: World) -> tuple[dict[str, float], ConformalQuant
     return freeze_operating_points(scores, labels), quantiles
 
 
-def figures_of(table: pd.DataFrame, world: World, params: EvaluateParams = PARAMS) -> Iterator[tuple[str, Figure]]:
+def figures_of(
+    table: pd.DataFrame, world: World, params: EvaluateParams = PARAMS, *, subgroups: bool = True
+) -> Iterator[tuple[str, Figure]]:
     """Every figure of image + size that a report holds, by a name for people."""
     thresholds, quantiles = frozen_on_validation(world)
     row = score_figures(table, "score", "all", params, None, thresholds)
@@ -90,6 +94,8 @@ def figures_of(table: pd.DataFrame, world: World, params: EvaluateParams = PARAM
     conformal = conformal_figures(labelled, quantiles.alpha)
     yield "conformal coverage", conformal.coverage
     yield "conformal abstention", conformal.abstention
+    if not subgroups:
+        return
     for group in conformal.subgroups:
         if not group.flagged and group.level != UNKNOWN:
             yield f"conformal coverage in {group.variable} {group.level}", group.coverage
@@ -120,7 +126,7 @@ def _intervals(world: World, chunk: int) -> list[tuple[str, float, float]]:
     with threadpool_limits(1):
         for number in range(_CHUNK):
             table = held_out_set(world, np.random.default_rng([11, chunk, number]))
-            for name, figure in figures_of(table, world):
+            for name, figure in figures_of(table, world, subgroups=number % _SUBGROUPS_EVERY == 0):
                 if figure.low is not None and figure.high is not None:
                     found.append((name, figure.low, figure.high))
     return found
