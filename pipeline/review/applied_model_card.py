@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from xml.etree import ElementTree
 
 from data_contracts.disclosure import (
@@ -30,7 +30,7 @@ from data_contracts.model_card import ModelCard
 from data_contracts.records import Record
 from data_contracts.site_statements import SITE_QUESTIONS
 from pipeline.review.facts import Fact, foreign
-from pipeline.review.verdict import verdict
+from pipeline.review.verdict import figure_of, verdict
 
 Facts = Mapping[str, Fact]
 Stated = Mapping[str, str]
@@ -140,22 +140,22 @@ def _key_metrics(report: EvaluationReport, facts: Facts) -> KeyMetricsType:
         "ValidationProcessAndJustification": f"{facts['metrics'].text} {facts['uncertainty'].text}",
     }
     useful = [
-        ("AUC, image + size", main and (main.auc_clustered or main.auc)),
-        ("AUC, size only", size and (size.auc_clustered or size.auc)),
+        ("AUC, image + size", figure_of(main, "auc_clustered", "auc")),
+        ("AUC, size only", figure_of(size, "auc_clustered", "auc")),
         ("AUC difference to size only", report.size_auc_difference),
-        ("Size-matched AUC", main and main.size_matched_auc),
-        ("Average precision", main and main.average_precision),
-        ("Sensitivity at the frozen threshold", main and main.sensitivity),
-        ("Specificity at the frozen threshold", main and main.specificity),
+        ("Size-matched AUC", figure_of(main, "size_matched_auc")),
+        ("Average precision", figure_of(main, "average_precision")),
+        ("Sensitivity at the frozen threshold", figure_of(main, "sensitivity")),
+        ("Specificity at the frozen threshold", figure_of(main, "specificity")),
     ]
     groups = [(f"AUC, {row.variable} {foreign(row.level)} (n {row.n})", row.auc) for row in report.subgroups] or [
         (f"AUC, site {foreign(row.site)}", row.auc) for row in report.figures if row.score == "score"
     ]
     safe = [
-        ("Brier score", main and main.brier),
-        ("ECE", main and main.ece),
-        ("Calibration slope", main and main.calibration_slope),
-        ("Calibration intercept", main and main.calibration_intercept),
+        ("Brier score", figure_of(main, "brier")),
+        ("ECE", figure_of(main, "ece")),
+        ("Calibration slope", figure_of(main, "calibration_slope")),
+        ("Calibration intercept", figure_of(main, "calibration_intercept")),
         ("Source minus target AUC", report.source_minus_target),
     ]
     if report.conformal is not None:
@@ -191,7 +191,9 @@ def report_is_external(facts: Facts) -> bool:
     return facts["internal"].status == "not_applicable"
 
 
-def _metric(goal: str, named: list[tuple[str, Figure | None]], interpretation: str, common: Stated) -> KeyMetricType:
+def _metric(
+    goal: str, named: Sequence[tuple[str, Figure | None]], interpretation: str, common: Stated
+) -> KeyMetricType:
     """A metric with the figures that there are; those that are missing are named behind its interpretation."""
     results, gone = [], []
     for label, figure in named:

@@ -13,7 +13,7 @@ from pipeline.review import wording
 from pipeline.review.html import content_policy, plain_environment, read_template
 from pipeline.review.plots import Plot, prediction_plots
 from pipeline.review.report_plots import decision_curve, forest_axis, forest_range, forest_row
-from pipeline.review.verdict import UNKNOWN, interval_text, verdict
+from pipeline.review.verdict import UNKNOWN, figure_of, interval_text, verdict
 
 _LEVEL_SIGNS = {"good": "✓", "caution": "≈", "bad": "✗", "unknown": "?"}
 _VARIABLES = {
@@ -88,10 +88,10 @@ def _tiles(report: EvaluationReport) -> list[tuple[str, str, str, str]]:
     """(title, value, interval or reason, n) of the figures beside the verdict."""
     main, size = report.find("score"), report.find("score_size")
     return [
-        _tile("AUC, image + size", main and (main.auc_clustered or main.auc)),
-        _tile("AUC, size only", size and (size.auc_clustered or size.auc)),
+        _tile("AUC, image + size", figure_of(main, "auc_clustered", "auc")),
+        _tile("AUC, size only", figure_of(size, "auc_clustered", "auc")),
         _tile("Difference", report.size_auc_difference, sign="+"),
-        _tile("Size-matched AUC", main and main.size_matched_auc, unit="pair"),
+        _tile("Size-matched AUC", figure_of(main, "size_matched_auc"), unit="pair"),
     ]
 
 

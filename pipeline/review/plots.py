@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from pipeline.scoring.weighted_metrics import weighted_auc
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
+Patients = NDArray[Any]
 
 #: places at which the band of a ROC curve is computed, and draws of patients behind it (fewer where nodules are many)
 _PLACES, _DRAWS, _FEWEST_DRAWS, _MOST_WEIGHTS = 101, 500, 200, 1_500_000
@@ -73,7 +75,7 @@ def _ranking(score: Floats, label: Labels) -> tuple[NDArray[np.intp], Labels]:
     return np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1), label[order]
 
 
-def roc_band(score: Floats, label: Labels, patients: NDArray[np.object_], *, seed: int = 0) -> tuple[Floats, Floats]:
+def roc_band(score: Floats, label: Labels, patients: Patients, *, seed: int = 0) -> tuple[Floats, Floats]:
     """Pointwise 95 % band of the sensitivity, (_PLACES,) each, at evenly spaced 1 - specificity from 0 to 1.
 
     Percentiles over draws of whole patients; draws without both classes are left out.
@@ -114,7 +116,7 @@ def _bins(score: Floats, bins: int) -> NDArray[np.int64]:
     return np.minimum((score * bins).astype(np.int64), bins - 1)
 
 
-def _roc(labelled: pd.DataFrame, labels: Labels, patients: NDArray[np.object_]) -> Plot:
+def _roc(labelled: pd.DataFrame, labels: Labels, patients: Patients) -> Plot:
     drawing = Drawing((0, 1), (0, 1))
     drawing.line((0, 1), (0, 1), "guide")
     curves, legend, told = [], [], []
@@ -144,7 +146,7 @@ def _roc(labelled: pd.DataFrame, labels: Labels, patients: NDArray[np.object_]) 
     )
 
 
-def _reliability(score: Floats, labels: Labels, patients: NDArray[np.object_], bins: int) -> Plot:
+def _reliability(score: Floats, labels: Labels, patients: Patients, bins: int) -> Plot:
     drawing = Drawing((0, 1), (0, 1.1))
     drawing.line((0, 1), (0, 1), "guide")
     which, told = _bins(score, bins), []

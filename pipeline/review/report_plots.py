@@ -42,10 +42,10 @@ def decision_curve(report: EvaluationReport) -> Plot:
     drawing.line(across[[0, -1]], (0, 0), "none")
     legend = [("s2", "image + size")]
     if lines:
-        drawing.line(*zip(*lines, strict=True), "s0")
+        drawing.line([at for at, _ in lines], [value for _, value in lines], "s0")
         legend.append(("s0", "size only"))
     if treat_all:
-        drawing.line(*zip(*treat_all, strict=True), "all")
+        drawing.line([at for at, _ in treat_all], [value for _, value in treat_all], "all")
         legend.append(("all", "act on all"))
     drawing.line(across, values, "s2")
     legend.append(("none", "act on none"))

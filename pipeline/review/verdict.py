@@ -80,6 +80,12 @@ def _ranking(report: EvaluationReport, main: ScoreFigures, size: ScoreFigures | 
     return text
 
 
+def figure_of(row: ScoreFigures | None, *names: str) -> Figure | None:
+    """The first of the named figures of a row that it holds."""
+    found = (None if row is None else getattr(row, name) for name in names)
+    return next((figure for figure in found if isinstance(figure, Figure)), None)
+
+
 def _widest(row: ScoreFigures) -> Figure:
     """The AUC whose interval takes a patient's nodules together, where it was computed."""
     clustered = row.auc_clustered
