@@ -217,7 +217,7 @@ def _probability(value: float, method: codes.Code | None, maker: Maker) -> hd.sr
         round(100 * value, _DIGITS),
         coded(*codes.PERCENT),
         method=coded(*method) if method else None,
-        algorithm_id=_algorithm(maker),
+        algorithm_id=None if method else _algorithm(maker),
     )
 
 
