@@ -42,7 +42,7 @@ def connect(workspace: Workspace) -> MlflowClient:
         mlflow.set_registry_uri(uri)
         client = mlflow.MlflowClient(uri)
         if client.get_experiment_by_name(EXPERIMENT) is None:
-            location = workspace.mlflow_artifacts.as_uri() if uri.startswith("sqlite") else None
+            location = None if uri.startswith("http") else workspace.mlflow_artifacts.as_uri()
             client.create_experiment(EXPERIMENT, artifact_location=location)
     return client
 

@@ -136,7 +136,7 @@ def judge_chain(lines: list[dict], answers: list[dict], first_move: int) -> list
     return wrong
 
 
-def run(folder: Path, attempts: int, processes: int, kill_every_s: float, seed: int) -> dict[str, object]:
+def run(folder: Path, attempts: int, processes: int, kill_every: int, seed: int) -> dict[str, object]:
     """Set up, let them loose, kill some, and judge what is left."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     from registry_factory import OPEN, make_workspace, settings_of
@@ -146,12 +146,14 @@ def run(folder: Path, attempts: int, processes: int, kill_every_s: float, seed: 
     settings = settings_of(folder)
     apply_environment(settings)
     # Imported before the fork; nothing of it is opened here.
-    import mlflow  # noqa: F401
+    import sqlalchemy.orm
 
     import flows.registry.promotion
     import models.predict  # noqa: F401
     import pipeline.scoring.gates  # noqa: F401
     from flows.workspace import Workspace
+
+    sqlalchemy.orm.configure_mappers()
 
     def set_up() -> None:
         workspace, _ = make_workspace(folder, versions=3)
@@ -169,7 +171,7 @@ def run(folder: Path, attempts: int, processes: int, kill_every_s: float, seed: 
         forked(lambda number=number: attempt(folder, number, log, counters, attempts)): number
         for number in range(processes)
     }
-    next_seed, next_kill = processes, started + kill_every_s
+    next_seed, next_kill = processes, kill_every
     failed = 0
     while workers:
         while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
@@ -177,7 +179,8 @@ def run(folder: Path, attempts: int, processes: int, kill_every_s: float, seed: 
             failed += number is not None and os.waitstatus_to_exitcode(ended[1]) not in (0, -signal.SIGKILL)
             if not workers:
                 break
-        if workers and time.monotonic() > next_kill and sum(counter.value for counter in counters) < attempts:
+        if workers and next_kill < (count := sum(counter.value for counter in counters)) < attempts:
+            time.sleep(chance.uniform(0, 0.1))  # at any moment of an attempt
             victim = chance.choice(list(workers))
             os.kill(victim, signal.SIGKILL)
             os.waitpid(victim, 0)
@@ -185,7 +188,7 @@ def run(folder: Path, attempts: int, processes: int, kill_every_s: float, seed: 
             fresh = next_seed - next_seed % processes + number
             next_seed += processes
             workers[forked(lambda seed=fresh: attempt(folder, seed, log, counters, attempts))] = number
-            next_kill = time.monotonic() + kill_every_s * chance.uniform(0.5, 1.5)
+            next_kill = count + chance.randint(1, 2 * kill_every)
         time.sleep(0.01)
     elapsed = time.monotonic() - started
     done.add()
@@ -220,9 +223,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--attempts", type=int, default=500)
     parser.add_argument("--processes", type=int, default=8)
-    parser.add_argument("--kill-every-s", type=float, default=0.5)
+    parser.add_argument("--kill-every", type=int, default=20, help="attempts between kills, about")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True)
     given = parser.parse_args()
-    record = run(given.folder, given.attempts, given.processes, given.kill_every_s, given.seed)
+    record = run(given.folder, given.attempts, given.processes, given.kill_every, given.seed)
     print(json.dumps(record, indent=2))

@@ -59,6 +59,7 @@ def write_anchor(workspace: Workspace, anchor: AuditAnchor) -> None:
     signed = anchor.model_copy(update={"mac": sign_record(audit_key(workspace), _PURPOSE, anchor)})
     # Always the same name beside it, so that a kill leaves no litter.
     coming = registry_root(workspace) / "anchor.next"
+    coming.parent.mkdir(exist_ok=True)
     with coming.open("wb") as stream:
         stream.write(canonical(signed.model_dump(mode="json")).encode() + b"\n")
         stream.flush()
