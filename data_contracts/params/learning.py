@@ -54,16 +54,16 @@ class AdaptationGateParams(Params):
     min_domain_distance: proxy A-distance of source-only's representations of the two sites from which on a shift is
         seen; below it, and with logits that a mix of the source's classes explains, nothing is adapted.
     max_source_auc_drop: how much AUC an adapted network may lose on source validation.
-    min_infomax_gain: what it must gain on source-only's InfoMax on the target, in nats; more is better.
-    min_mixture_gain: how much nearer than source-only's its logits on the target must be to a mix of the source's
-        classes, as a multiple of what sampling alone gives.
+    min_infomax_gain: what it must gain on source-only's InfoMax on the target, in nats.
+    max_mixture_excess: how far its logits on the target may be from every mix of the source's classes, as a multiple
+        of what sampling alone gives; where source-only's are farther, so far as they are.
     min_agreement: share of target nodules that it and source-only must call alike.
     """
 
     min_domain_distance: float = Field(0.75, ge=0, le=2)
-    max_source_auc_drop: float = Field(0.01, ge=0)
+    max_source_auc_drop: float = Field(0.0075, ge=0)
     min_infomax_gain: float = 0.0
-    min_mixture_gain: float = Field(0.0, ge=0)
+    max_mixture_excess: float = Field(1.0, ge=0)
     min_agreement: float = Field(0.7, ge=0, le=1)
 
 

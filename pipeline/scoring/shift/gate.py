@@ -32,7 +32,8 @@ def decide_adaptation(
     source_labels: (n,) 0 or 1, NaN where unknown, of the validation nodules of the source site.
     networks: by name what each says, "source-only" among them and any number of adapted ones.
 
-    Of the adapted networks that pass, the one with the highest InfoMax on the target is taken.
+    Of the adapted networks that pass, the one whose logits on the target are nearest to a mix of the source's classes
+    is taken.
 
     Raises
     ------
@@ -57,13 +58,13 @@ def decide_adaptation(
     seen, shift = _shift(figures[SOURCE_ONLY], params)
     failed = {name: _failed(figures[SOURCE_ONLY], figures[name], params) for name in offered}
     passing = [name for name in offered if not failed[name]]
-    chosen = max(passing, key=lambda name: figures[name]["infomax"]) if seen and passing else SOURCE_ONLY
+    chosen = min(passing, key=lambda name: figures[name]["mixture_excess"]) if seen and passing else SOURCE_ONLY
     if not seen:
         verdict = "Do not adapt: no shift is seen that a mix of classes does not explain."
     elif chosen == SOURCE_ONLY:
         verdict = "Do not adapt: no adapted network passes every test."
     else:
-        verdict = f"Adapt: {chosen} has the highest InfoMax of the networks that pass every test."
+        verdict = f"Adapt: of the networks that pass every test, {chosen} is nearest to a mix of the source's classes."
     each = [f"{name}: {_sentence(figures[SOURCE_ONLY], figures[name], failed[name])}" for name in offered]
     return AdaptationDecision(
         method=method,
@@ -121,18 +122,19 @@ def _failed(before: _Figures, after: _Figures, params: AdaptationGateParams) -> 
     if after["source_auc_drop"] > params.max_source_auc_drop + 1e-12:
         failed.append(
             f"AUC on source validation {before['source_auc']:.3f} -> {after['source_auc']:.3f}, a drop of "
-            f"{after['source_auc_drop']:.3f} [{after['source_auc_drop_low']:.3f} to "
-            f"{after['source_auc_drop_high']:.3f}], at most {params.max_source_auc_drop:.3f} is allowed"
+            f"{after['source_auc_drop']:.4f} [{after['source_auc_drop_low']:.3f} to "
+            f"{after['source_auc_drop_high']:.3f}], at most {params.max_source_auc_drop:.4f} is allowed"
         )
     if after["infomax"] - before["infomax"] <= params.min_infomax_gain:
         failed.append(
             f"InfoMax on target {before['infomax']:.3f} -> {after['infomax']:.3f} nats, "
             f"a gain above {params.min_infomax_gain:.3f} is asked"
         )
-    if before["mixture_excess"] - after["mixture_excess"] <= params.min_mixture_gain:
+    farthest = max(params.max_mixture_excess, before["mixture_excess"])
+    if after["mixture_excess"] > farthest:
         failed.append(
             f"its logits on target are {after['mixture_excess']:.2f} times as far from every mix of the source's "
-            f"classes as sampling allows, source-only's {before['mixture_excess']:.2f}: they must come nearer"
+            f"classes as sampling allows, source-only's {before['mixture_excess']:.2f}: at most {farthest:.2f} is asked"
         )
     if after["agreement"] < params.min_agreement:
         failed.append(
@@ -146,7 +148,8 @@ def _sentence(before: _Figures, after: _Figures, failed: list[str]) -> str:
     if failed:
         return f"refused, {'; '.join(failed)}."
     return (
-        f"passes, InfoMax on target {before['infomax']:.3f} -> {after['infomax']:.3f} nats, AUC on source validation "
+        f"passes, its logits on target are {after['mixture_excess']:.2f} times as far from a mix of the source's classes "
+        f"as sampling allows, InfoMax {before['infomax']:.3f} -> {after['infomax']:.3f} nats, AUC on source validation "
         f"{before['source_auc']:.3f} -> {after['source_auc']:.3f}, malignant on target "
         f"{before['predicted_prevalence']:.2f} -> {after['predicted_prevalence']:.2f}, "
         f"agreement with source-only {after['agreement']:.2f}."
