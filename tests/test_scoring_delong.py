@@ -148,3 +148,29 @@ def test_the_95_percent_interval_holds_the_true_auc_about_95_times_in_100():
     figures = [auc_figure(labels, rng.normal(size=180) + 1.2 * labels) for _ in range(2000)]
     held = np.mean([figure.low <= truth <= figure.high for figure in figures])
     assert 0.925 <= held <= 0.965
+
+
+#: The same patients one by one, 41 poor and then 72 good: WFNS grade, and rank of NDKA among all, from the placement
+#: values that pROC's tests expect (tests/testthat/helper-deLongPlacementsCpp-expected.R).
+_WFNS = (
+    "21344441410143314441414134330331144114444000040110110001010023030440013001101011000010100213103004311000201133000"
+)
+_NDKA = (
+    "37 24 28 35 3 9 18 43 47 43 43 14 32 39 5 7 30 1 51 39 16 18 22 30 41 26 39 7 49 34 3 12 39 3 11 43 20 32 45 18 "
+    "35 0 8 6 17 4 34 4 38 29 38 36 46 10 4 23 4 4 50 25 13 13 38 2 6 4 12 27 6 33 44 6 4 23 10 6 27 42 40 15 21 48 "
+    "4 36 13 17 17 33 2 36 23 10 17 38 17 21 6 13 17 42 8 23 26 44 19 23 10 42 15 31 40 4 29"
+)
+WFNS_OF, NDKA_OF = [int(grade) for grade in _WFNS], [int(rank) for rank in _NDKA.split()]
+
+
+def test_two_predictors_of_the_same_patients_differ_as_proc_says():
+    # tests/testthat/test-roc.test.R of pROC: roc.test(wfns, ndka), and ci.auc of ndka.
+    labels = np.repeat([1, 0], [41, 72])
+    figure = auc_figure(labels, np.array(NDKA_OF, float))
+    assert figure.value == pytest.approx(0.611957994579946, abs=1e-12)
+    assert (figure.low, figure.high) == pytest.approx((0.501, 0.724), abs=1.5e-3)
+    paired = delong_paired(labels, WFNS_OF, NDKA_OF)
+    assert paired.difference / np.sqrt(paired.variance) == pytest.approx(2.79777591868904, abs=1e-12)
+    assert paired.p_value == pytest.approx(0.00514557970691098, abs=1e-14)
+    difference = difference_figure(labels, np.array(WFNS_OF, float), np.array(NDKA_OF, float))
+    assert (difference.low, difference.high) == pytest.approx((0.0634011709339876, 0.3600405634833566), abs=1e-12)

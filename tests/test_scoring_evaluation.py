@@ -8,6 +8,7 @@ import pytest
 
 from data_contracts.errors import ContractError
 from data_contracts.evaluation import EvaluationReport
+from data_contracts.model_card import ConformalQuantiles
 from data_contracts.params import EvaluateParams
 from pipeline.scoring.delong import delong_paired
 from pipeline.scoring.evaluation import build_report
@@ -125,3 +126,65 @@ def test_a_table_that_breaks_the_contract_is_refused():
         report(held_out().assign(score=2.0))
     with pytest.raises(ContractError):
         report(held_out(), alternatives={"other": held_out().drop(columns="site")})
+
+
+QUANTILES = ConformalQuantiles(alpha=0.1, benign=0.6, malignant=0.6, n_benign=40, n_malignant=40)
+NEW_FIELDS = ("size_auc_difference_delong", "subgroups", "conformal", "source_minus_target")
+NEW_FIGURES = ("auc_clustered", "calibration_slope", "calibration_intercept", "operating_points", "net_benefit")
+
+
+def test_a_report_has_subgroups_operating_points_net_benefit_and_conformal_coverage():
+    frozen = {"specificity_0.80": 0.5, "specificity_0.90": 0.7, "sensitivity_0.95": 0.2}
+    found = report(held_out(), thresholds=frozen, conformal=QUANTILES, source_site="a", target_site="b")
+    figures = found.find("score")
+    assert [point.name for point in figures.operating_points] == list(frozen)
+    assert figures.operating_points[1].sensitivity == figures.sensitivity
+    assert len(figures.net_benefit) == 20
+    by_site = {row.level: row for row in found.subgroups if row.variable == "site"}
+    assert by_site["a"].auc == found.find("score", "a").auc_clustered
+    assert by_site["b"].sensitivity == found.find("score", "b").sensitivity
+    difference = found.find("score", "a").auc.value - found.find("score", "b").auc.value
+    assert found.source_minus_target.value == pytest.approx(difference)
+    assert found.conformal.alpha == 0.1 and found.conformal.coverage.n == 120
+    assert EvaluationReport.from_json(found.to_json()) == found
+
+
+def test_a_report_without_sites_or_quantiles_leaves_their_figures_out():
+    found = report(held_out())
+    assert found.source_minus_target is None and found.conformal is None
+    assert report(held_out(), source_site="a", target_site="elsewhere").source_minus_target is None
+
+
+def test_predictions_of_the_source_are_compared_with_a_table_that_is_all_target():
+    source, target = held_out(seed=1), held_out(seed=2)
+    target["patient_key"] = "other " + target["patient_key"]
+    found = report(target, source=source)
+    expected = report(source).find("score").auc.value - found.find("score").auc.value
+    assert found.source_minus_target.value == pytest.approx(expected)
+
+
+def test_the_difference_from_size_has_an_interval_for_patients_and_one_for_nodules():
+    table = held_out()
+    found = report(table)
+    assert found.size_auc_difference.value == found.size_auc_difference_delong.value
+    paired = delong_paired(table["label"].to_numpy(dtype=int), table["score"], table["score_size"])
+    half = 1.959964 * np.sqrt(paired.variance)
+    assert found.size_auc_difference_delong.low == pytest.approx(paired.difference - half, abs=1e-6)
+
+
+def test_too_few_validation_nodules_for_the_sets_are_warned_of():
+    few = QUANTILES.model_copy(update={"malignant": 1.0, "n_malignant": 5})
+    assert "Only 5 malignant validation nodules: too few to say of any nodule that it is not malignant." in (
+        report(held_out(), conformal=few).warnings
+    )
+
+
+def test_a_report_from_before_is_read():
+    body = report(held_out()).model_dump(mode="json")
+    for name in NEW_FIELDS:
+        del body[name]
+    for row in body["figures"]:
+        for name in NEW_FIGURES:
+            del row[name]
+    old = EvaluationReport.model_validate(body)
+    assert old.subgroups == () and old.find("score").net_benefit == () and old.find("score").auc_clustered is None

@@ -104,7 +104,7 @@ def build_report(
         source_minus_target=_source_minus_target(table, source_site, target_site, source),
         alternatives=others,
         adaptation=adaptation,
-        warnings=(*warnings, *_warnings(table, sites, weights, pretrained)),
+        warnings=(*warnings, *_warnings(table, sites, weights, pretrained), *_conformal_warnings(conformal)),
     )
 
 
@@ -141,6 +141,21 @@ def _conformal(labelled: pd.DataFrame, quantiles: ConformalQuantiles | None) -> 
         return None
     calls = conformal_calls(quantiles, labelled["score"].to_numpy(dtype=np.float64))
     return conformal_figures(labelled.assign(conformal=calls), quantiles.alpha)
+
+
+def _conformal_warnings(quantiles: ConformalQuantiles | None) -> list[str]:
+    """Which class validation had too few nodules of, so that no prediction set ever excludes it."""
+    if quantiles is None:
+        return []
+    classes = (
+        ("benign", quantiles.benign, quantiles.n_benign),
+        ("malignant", quantiles.malignant, quantiles.n_malignant),
+    )
+    return [
+        f"Only {n} {name} validation nodules: too few to say of any nodule that it is not {name}."
+        for name, quantile, n in classes
+        if quantile >= 1
+    ]
 
 
 def _source_minus_target(
