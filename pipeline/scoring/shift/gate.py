@@ -148,9 +148,9 @@ def _sentence(before: _Figures, after: _Figures, failed: list[str]) -> str:
     if failed:
         return f"refused, {'; '.join(failed)}."
     return (
-        f"passes, its logits on target are {after['mixture_excess']:.2f} times as far from a mix of the source's classes "
-        f"as sampling allows, InfoMax {before['infomax']:.3f} -> {after['infomax']:.3f} nats, AUC on source validation "
-        f"{before['source_auc']:.3f} -> {after['source_auc']:.3f}, malignant on target "
+        f"passes, its logits on target are {after['mixture_excess']:.2f} times as far from a mix of the source's "
+        f"classes as sampling allows, InfoMax {before['infomax']:.3f} -> {after['infomax']:.3f} nats, "
+        f"AUC on source validation {before['source_auc']:.3f} -> {after['source_auc']:.3f}, malignant on target "
         f"{before['predicted_prevalence']:.2f} -> {after['predicted_prevalence']:.2f}, "
         f"agreement with source-only {after['agreement']:.2f}."
     )
