@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pandas as pd
@@ -53,6 +53,7 @@ _DELONG = ("AUC, DeLong", "AUC minus size only, paired DeLong")
 Held = dict[str, list[bool]]
 
 
+@cache
 def frozen_on_validation(world: World) -> tuple[dict[str, float], ConformalQuantiles]:
     """Thresholds and quantiles of a validation set, which stay the same over all held-out sets."""
     validation = held_out_set(world, np.random.default_rng(99), _VALIDATION_PATIENTS)
