@@ -114,6 +114,18 @@ def test_no_pickle_is_loaded() -> None:
     assert [_relative(path) for path in MODULES if unsafe.search(path.read_text(encoding="utf-8"))] == []
 
 
+def test_one_module_points_the_aliases_of_the_registry() -> None:
+    writes = re.compile(r"(set|delete)_registered_model_alias|registered_model_aliases")
+    allowed = {"flows/registry/aliases.py", "flows/registry/direct.py"}  # the second is what the first is handed
+    writers = {_relative(path) for path in MODULES if writes.search(path.read_text(encoding="utf-8"))}
+    assert writers == allowed
+    callers = re.compile(r"\baliases\.(point|remove)\(")
+    assert {_relative(path) for path in MODULES if callers.search(path.read_text(encoding="utf-8"))} == {
+        "flows/registry/moves.py",
+        "flows/registry/versions.py",
+    }
+
+
 def test_no_tracked_file_names_a_package_index_or_a_path_of_a_machine() -> None:
     address = re.compile(r"(extra-)?index-url\s*[= ]\s*\S*:|https?://\S+/(simple|packages)/|registry=" + "http")
     machine = re.compile(r"(?<![\w.])/(home|root|Users|work|mnt)/\w")

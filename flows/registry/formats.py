@@ -11,7 +11,7 @@ from typing import IO
 
 from data_contracts.errors import WeightsError
 
-_PICKLE_NAMES = (".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle")
+_PICKLE_NAMES = (".pkl", ".pickle", ".joblib", ".dill")
 #: protocol 2 and later begin so; earlier ones are text, and known by their names only
 _PROTOCOLS = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 _ZIP = b"PK\x03\x04"
