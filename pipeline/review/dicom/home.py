@@ -6,6 +6,7 @@ holder of the key can tell which belongs to which.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,10 +20,14 @@ from pipeline.deidentify.vault import StudyIdentity
 from pipeline.review.dicom.maker import uid_elements
 from pipeline.review.dicom.text import valid_name, valid_text
 
-#: representation of what the study's own header gives
-_HEADER = {"PatientBirthDate": "DA", "StudyDate": "DA", "StudyTime": "TM", "PatientSex": "CS", "StudyID": "SH"}
+#: what the study's own header gives, and what it must look like
+_HEADER = {
+    "PatientBirthDate": re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"),
+    "StudyDate": re.compile(r"\d{4}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"),
+    "StudyTime": re.compile(r"([01]\d|2[0-3])[0-5]\d([0-5]\d(\.\d{1,6})?)?"),
+    "PatientSex": re.compile("[MFO]"),
+}
 _CT_CLASSES = ("1.2.840.10008.5.1.4.1.1.2",)
-_DIGITS = {"DA": "0123456789", "TM": "0123456789."}
 
 
 def with_identity(
@@ -51,21 +56,14 @@ def _with_identity(made: Dataset, identity: StudyIdentity, pseudonymizer: Pseudo
     for keyword, representation in (("PatientID", "LO"), ("IssuerOfPatientID", "LO"), ("AccessionNumber", "SH")):
         if keyword in whole:
             setattr(whole, keyword, valid_text(str(whole[keyword].value or ""), representation))
-    for keyword, representation in _HEADER.items():
-        if text := identity.header.get(keyword, ""):
-            setattr(whole, keyword, _valid(text, representation))
+    for keyword, form in _HEADER.items():
+        if form.fullmatch(text := identity.header.get(keyword, "")):
+            setattr(whole, keyword, text)
+    whole.StudyID = valid_text(identity.header.get("StudyID", ""), "SH")
     if name := identity.header.get("ReferringPhysicianName", ""):
         whole.ReferringPhysicianName = valid_name(name)
     whole.pop("LongitudinalTemporalInformationModified", None)
     return whole
-
-
-def _valid(text: str, representation: str) -> str:
-    """A value as the source has it, "" where it is none of its representation."""
-    if representation not in _DIGITS:
-        return valid_text(text, representation)
-    is_valid = set(text) <= set(_DIGITS[representation]) and len(text) <= 16
-    return text if is_valid and (representation == "TM" or len(text) == 8) else ""
 
 
 def _check_references(objects: Mapping[str, Dataset], originals: Mapping[str, str]) -> None:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import unicodedata
 
 #: characters that a value of each representation may have
-_LENGTHS = {"LO": 64, "SH": 16, "CS": 16, "UT": 10240}
+_LENGTHS = {"LO": 64, "SH": 16}
 
 
 def valid_text(text: str, representation: str = "LO") -> str:
-    """`text` as one value of LO, SH, CS or UT: no control or format characters, no backslash, cut to its length.
+    """`text` as one value of LO or SH: no control or format characters, no backslash, cut to its length.
 
     Line ends become spaces; what gives a text its direction (RLO and the like) goes, letters of every script stay.
     """
     kept = "".join(_kept(character) for character in text[: 8 * _LENGTHS[representation]])
     line = " ".join(kept.split())
-    if representation == "CS":
-        line = "".join(sign for sign in line.upper() if sign.isascii() and (sign.isalnum() or sign in " _"))
     return line[: _LENGTHS[representation]].strip()
 
 
