@@ -9,10 +9,6 @@ dataset.json, environment.json             from what, and with what it was made
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +19,7 @@ from data_contracts.evaluation import SCORES, EvaluationReport
 from data_contracts.model_card import ModelCard
 from data_contracts.records import write_bytes_atomic
 from flows.environment import installed
-from flows.version_files import BUNDLE, DATASET_FILE, SERVING_FILE, share_file
+from flows.version_files import BUNDLE, DATASET_FILE, SERVING_FILE, new_folder, share_file
 from models.bundle import PROGRAM_FILE, bundle_files
 from models.checkpoint import load_network
 from models.export import ServingModule, save_program
@@ -45,7 +41,7 @@ def write_contents(folder: Path, dataset_dir: Path) -> None:
         write_bytes_atomic(folder / DATASET_FILE, (dataset_dir / DATASET_FILE).read_bytes())
     if not (folder / SERVING_FILE).exists():
         serving = ServingModule(load_network(folder, card), card.input, card.calibration)
-        with _new_folder((folder / SERVING_FILE).parent) as made:
+        with new_folder((folder / SERVING_FILE).parent) as made:
             save_program(serving.export(), made / Path(SERVING_FILE).name)
             _check(serving, made / Path(SERVING_FILE).name)
     if not (folder / BUNDLE).exists():
@@ -57,24 +53,11 @@ def write_bundle(run_folder: Path, card: ModelCard, target: Path) -> None:
     report = EvaluationReport.read(run_folder / "evaluation.json")
     packages = {name: installed()[name] for name in ("monai", "torch", "numpy", "nibabel")}
     texts = bundle_files(card, packages, _figures(report), program_version=installed()["noduleflow"])
-    with _new_folder(target) as made:
+    with new_folder(target) as made:
         for name, text in texts.items():
             (made / name).parent.mkdir(exist_ok=True)
             (made / name).write_text(text, encoding="utf-8")
         share_file(run_folder / SERVING_FILE, made / PROGRAM_FILE)
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target` when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        yield scratch
-        scratch.chmod(0o755)
-        scratch.replace(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _check(serving: ServingModule, program: Path) -> None:

@@ -49,6 +49,19 @@ def shared_tree(folder: Path, names: list[str], scratch_root: Path) -> Iterator[
         yield tree
 
 
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target` when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        scratch.replace(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def file_digests(folder: Path, names: list[str]) -> dict[str, str]:
     """Path below `folder` -> sha256."""
     return {name: sha256_file(folder / name) for name in names}

@@ -115,7 +115,8 @@ def export_command(
         typer.Option(
             "--format",
             help="Of a dataset: medmnist (a .npz, the default) or monai (a datalist). Of a version, with commas: "
-            "safetensors, pt2, onnx, openvino-fp32 (these by default), openvino-bf16, openvino-int8, or all.",
+            "safetensors, pt2, onnx, openvino-fp32 (these by default), openvino-bf16, openvino-int8, or all; "
+            "or bundle (MONAI's).",
         ),
     ] = "",
     window: Annotated[str, typer.Option(help="HU window of the grey values, by name or as centre:width.")] = "lung",

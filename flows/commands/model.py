@@ -71,7 +71,8 @@ def _reproduce(version: str, weights: str) -> None:
     """`train --reproduce`: exit status 1 where a figure is not the registered one."""
     from flows import ranks
 
-    model_name, shared = session.open()[0].model_name, session.open()[1].require()
+    settings, shared = session.open()
+    model_name, shared = settings.model_name, shared.require()
     with ranks.process_group():
         if ranks.rank() > 0:
             from flows.reproduction import help_to_reproduce
@@ -129,6 +130,16 @@ def export_model(name: str, out: Path, forms: str, dataset: str) -> bool:
     version = version_named(workspace, settings.model_name, name)
     if version is None:
         return False
+    from flows.bundling import BUNDLE_FORM, export_bundle
+
+    if forms == BUNDLE_FORM:
+        made = export_bundle(workspace, settings.model_name, version, out)
+        what = "exported to" if made else "is there already, whole, in"
+        session.emit(
+            {"made": made, "path": str(out), "version": version, "format": forms},
+            f"the MONAI bundle of version {version} {what} {out}; {out}/docs/README.md says how it is run",
+        )
+        return True
     card, made = export_version(
         workspace, settings.model_name, version, out, forms=export_forms(forms), dataset=dataset
     )
