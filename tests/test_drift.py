@@ -18,7 +18,7 @@ from pipeline.scoring.kernel_test import median_bandwidth, mmd_squared, mmd_test
 from pipeline.scoring.patient_exchange import PatientExchange
 from pipeline.scoring.stability import bins_of, psi, stability_test
 
-QUICK = DriftParams(permutations=999)
+QUICK = DriftParams(permutations=1999)
 
 
 def sample(seed: int, n_patients: int, **changes: object) -> pd.DataFrame:
@@ -152,7 +152,12 @@ def test_a_difference_that_chance_excludes_but_nobody_needs_to_know_raises_nothi
 
 
 @pytest.mark.parametrize(
-    ("values", "words"), [({"psi_watch": 0.3}, "psi_alert is below"), ({"level_alert": 0.2}, "level_alert is above")]
+    ("values", "words"),
+    [
+        ({"psi_watch": 0.3}, "psi_alert is below"),
+        ({"level_alert": 0.2}, "level_alert is above"),
+        ({"permutations": 999}, "needs at least 1100 permutations"),
+    ],
 )
 def test_bounds_in_the_wrong_order_are_refused(values: dict[str, float], words: str) -> None:
     with pytest.raises(UsageError, match=words):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from data_contracts.params.base import Params
+
+
+#: of all checks together the smallest p-value is that many times 1 / (permutations + 1)
+_MOST_CHECKS = 11
 
 
 class DriftParams(Params):
@@ -46,4 +51,7 @@ class DriftParams(Params):
                 raise ValueError(f"{name}_alert is below {name}_watch")
         if self.level_alert > self.level_watch:
             raise ValueError("level_alert is above level_watch")
+        least = math.ceil(_MOST_CHECKS / self.level_alert)
+        if self.permutations < least:
+            raise ValueError(f"an alert at level {self.level_alert:g} needs at least {least} permutations")
         return self
