@@ -18,6 +18,7 @@ from data_contracts.evaluation import (
     ScoreFigures,
     SubgroupFigures,
 )
+from data_contracts.model_card import Calibration, InputSpec, ModelCard
 
 
 def figure(value: float | None, half: float = 0.04, *, n: int = 120, note: str = "") -> Figure:
@@ -139,3 +140,25 @@ def predictions(n: int = 120, *, seed: int = 1) -> pd.DataFrame:
             "diameter_mm": source.uniform(4, 30, n),
         }
     )
+
+
+def evaluated_card(**changes: object) -> ModelCard:
+    card = ModelCard(
+        name="finetune",
+        run_id="run-1",
+        backbone="resnet50",
+        weights="IMAGENET1K_V2",
+        weights_sha256="ff" * 32,
+        pretrained=True,
+        head="mlp",
+        input=InputSpec(kind="2.5d", patch_shape=(3, 48, 48), value_unit="HU", spacing_mm=1.0, input_size_px=96),
+        calibration=Calibration(
+            bias=0.1, image_weight=1, size_weight=2, image_only_bias=0, image_only_weight=1, size_only_bias=0,
+            size_only_weight=1,
+        ),
+        thresholds={"specificity_0.90": 0.61},
+        checkpoint_sha256="aa" * 32,
+        dataset_id="dataset-1",
+        training={"epochs": 20, "class_weights": "balanced", "population": "80 nodules of 40 patients, site-a"},
+    )  # fmt: skip
+    return card.model_copy(update=changes)

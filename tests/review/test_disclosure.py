@@ -7,11 +7,10 @@ import re
 from xml.etree import ElementTree
 
 import pytest
-from full_report import full_report, subgroup
+from full_report import evaluated_card, full_report, subgroup
 
 from data_contracts.disclosure import CHAI_NAMESPACE, AppliedModelCard, Disclosure
 from data_contracts.errors import UsageError
-from data_contracts.model_card import Calibration, InputSpec, ModelCard
 from data_contracts.patches import DatasetCard
 from data_contracts.records import Record
 from data_contracts.site_statements import SITE_QUESTIONS, read_statements, statements_template
@@ -22,28 +21,6 @@ from pipeline.review.disclosure_page import render_disclosure, title
 
 HOSTILE = "<script>alert(1)</script> [x](http://evil) \x07\u202e &"
 ENVIRONMENT = {"python": "3.11.7", "version_noduleflow": "0.1.0", "version_torch": "2.15.0", "git_commit": "abc"}
-
-
-def _card(**changes: object) -> ModelCard:
-    card = ModelCard(
-        name="finetune",
-        run_id="run-1",
-        backbone="resnet50",
-        weights="IMAGENET1K_V2",
-        weights_sha256="ff" * 32,
-        pretrained=True,
-        head="mlp",
-        input=InputSpec(kind="2.5d", patch_shape=(3, 48, 48), value_unit="HU", spacing_mm=1.0, input_size_px=96),
-        calibration=Calibration(
-            bias=0.1, image_weight=1, size_weight=2, image_only_bias=0, image_only_weight=1, size_only_bias=0,
-            size_only_weight=1,
-        ),
-        thresholds={"specificity_0.90": 0.61},
-        checkpoint_sha256="aa" * 32,
-        dataset_id="dataset-1",
-        training={"epochs": 20, "class_weights": "balanced", "population": "80 nodules of 40 patients, site-a"},
-    )  # fmt: skip
-    return card.model_copy(update=changes)
 
 
 DATASET = DatasetCard(
@@ -59,7 +36,7 @@ DATASET = DatasetCard(
 
 
 def _build(site: dict[str, str] | None = None, **changes: object) -> Disclosure:
-    given = {"report": full_report(), "card": _card(), "dataset_card": DATASET, "environment": ENVIRONMENT}
+    given = {"report": full_report(), "card": evaluated_card(), "dataset_card": DATASET, "environment": ENVIRONMENT}
     return build_disclosure(**{**given, **changes}, site=site or {})
 
 
@@ -144,7 +121,7 @@ def test_an_evaluation_on_another_dataset_is_a_test_on_external_data():
 
 
 def test_random_weights_are_never_called_pretrained():
-    told = _answer(_build(card=_card(pretrained=False, weights="none", weights_sha256="")), 0, "24").text
+    told = _answer(_build(card=evaluated_card(pretrained=False, weights="none", weights_sha256="")), 0, "24").text
     assert "random numbers, not from pretrained weights" in told
 
 
@@ -169,7 +146,7 @@ def test_the_xml_holds_chais_elements_in_their_order():
 def test_names_out_of_headers_are_harmless_in_every_form():
     report = full_report(subgroups=(subgroup("kernel", HOSTILE),), warnings=(HOSTILE,), protocol=HOSTILE)
     disclosure = _build(
-        report=report, card=_card(name=HOSTILE, backbone=HOSTILE), environment={"version_torch": HOSTILE}
+        report=report, card=evaluated_card(name=HOSTILE, backbone=HOSTILE), environment={"version_torch": HOSTILE}
     )
     page = render_disclosure(disclosure)
     assert "<script" not in page and "\u202e" not in page

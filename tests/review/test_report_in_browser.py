@@ -16,9 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from full_report import evaluated_card, full_report, predictions
 from PIL import Image
 from websockets.sync.client import ClientConnection, connect
 
+from pipeline.review.disclosure import build_disclosure
+from pipeline.review.disclosure_page import render_disclosure
+from pipeline.review.evaluation_page import render_evaluation
 from pipeline.review.feedback import check_feedback, feedback_labels, read_feedback
 from pipeline.review.html import render_study
 
@@ -220,3 +224,19 @@ def test_the_printed_page_gives_every_nodule_a_page_of_its_own(browser, study_re
             ["pdfinfo", "print.pdf"], cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60
         ).stdout
         assert "Pages:           4" in text
+
+
+def test_the_evaluation_and_the_model_card_fit_a_tablet_and_ask_no_one(browser, tmp_path):
+    pages = {
+        "evaluation": render_evaluation(full_report(), predictions()),
+        "model card": render_disclosure(build_disclosure(full_report(), evaluated_card(), None, {}, {})),
+    }
+    for name, page in pages.items():
+        _open(browser, page, tmp_path)
+        for width in (390, 820, 1280):
+            size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+            browser.ask("Emulation.setDeviceMetricsOverride", **size)
+            assert browser.evaluate("document.documentElement.scrollWidth") == width, (name, width)
+        wide = "[...document.querySelectorAll('.scroll')].filter(table => table.scrollWidth > table.clientWidth).length"
+        assert browser.evaluate(wide) == 0, name  # at 1280 no table needs to be pushed
+    assert not _complaints(browser)
