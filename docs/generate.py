@@ -91,6 +91,7 @@ def parameter_tables() -> str:
         "`few-shot --set`, episodes": params.FewShotParams,
         "`train --set` and presets": params.TrainParams,
         "`explain --set`": params.ExplainParams,
+        "`review --set`": params.ReviewParams,
         "`drift --set`": params.DriftParams,
         "`promote --policy` and `[policy]` of `run`": PromotionPolicy,
         "`run --config`": RunPlan,

@@ -11,6 +11,7 @@ class ReviewParams(Params):
     """What a report holds.
 
     key_image_size_mm: side of a key image.
+    pdf: on writes report.pdf too.
     min_diameter_mm: smaller nodules are left out.
     maps: on shows where the network looked, if `noduleflow explain` found its maps reliable, else says why it does not.
     lung_segmenter: a folder of `segmenters/` in the workspace with a trained network; empty takes the classical mask.
