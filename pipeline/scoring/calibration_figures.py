@@ -29,6 +29,8 @@ _LEAST_PROBABILITY = 1e-12
 _MOST_STEPS = 50
 #: beyond this the classes are separated for all that this table can say
 _STEEPEST = 1e3
+#: standard errors that are added to each gap for the upper end, and with how many patients the larger one is reached
+_EVENNESS, _EVEN_FROM = (0.2, 1.0), 400.0
 #: draws of what a true error would give, and halvings of the range in which an end of the interval is sought
 _DRAWS, _HALVINGS = 1000, 12
 
@@ -38,9 +40,10 @@ def ece_figure(labels: NDArray[np.int64], scores: Floats, patients: NDArray[Any]
 
     Ends of the interval (test inversion): the smallest and the largest true error under which an error as large, or as
     small, as the one found has a chance of 2.5 %. For the lower end the true gaps are proportional to those found; for
-    the upper end to those found plus one standard error each, because the gaps of the bins are then spread as evenly
-    as the data allow and bias is smallest. Where the value, which chance alone makes larger, is above the interval, the
-    interval is widened to hold it, and the note says so.
+    the upper end to those found plus a share of a standard error each, because true gaps are spread more evenly over
+    the bins than those found, and the more evenly, the smaller the bias; the share grows with the patients as
+    simulation asks (`make bench WHAT=evaluation`). Where the value, which chance alone makes larger, is above the
+    interval, the interval is widened to hold it, and the note says so.
     """
     n, n_positive = int(labels.size), int((labels == 1).sum())
     method = f"{bins} bins of equal width; interval by inversion, patients as clusters"
@@ -79,9 +82,10 @@ def _inverted(gaps: Floats, covariance: Floats, *, patients: int, seed: int) -> 
         drawn = np.abs(error * direction + noise).sum(axis=1)
         return float((sign * (drawn - found) >= -1e-12).mean())
 
+    evenness = float(np.clip(patients / _EVEN_FROM, *_EVENNESS))
     proportional, even = (
         direction / max(float(np.abs(direction).sum()), 1e-300)
-        for direction in (gaps, gaps + np.where(gaps >= 0, 1.0, -1.0) * errors)
+        for direction in (gaps, gaps + np.where(gaps >= 0, evenness, -evenness) * errors)
     )
     low, high = 0.0, largest
     if share(0.0, proportional, 1.0) < 0.025:

@@ -50,11 +50,12 @@ def nodule_facts(
             column = column.where(column.notna(), other.reset_index(drop=True).astype("object"))
         found[name] = column
     if site_is_manufacturer and found["manufacturer"].isna().all():
-        found["manufacturer"] = rows["site"].reset_index(drop=True).astype("object").replace("unknown", None)
+        sites = [None if site == "unknown" else site for site in rows["site"]]
+        found["manufacturer"] = pd.Series(sites, index=found.index, dtype="object")
     for name in FACTS:
         if name in _NUMBERS:
             found[name] = pd.to_numeric(found[name], errors="coerce").astype("float64")
         else:
-            words = found[name].map(lambda value: value if isinstance(value, str) and value.strip() else None)
-            found[name] = words.astype("object")
+            words = [value if isinstance(value, str) and value.strip() else None for value in found[name]]
+            found[name] = pd.Series(words, index=found.index, dtype="object")
     return found

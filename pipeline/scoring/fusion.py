@@ -51,7 +51,6 @@ _PLATT_LOG_SLOPE_PRECISION = 1.0
 
 #: bounds of ln(slope) of the image-only calibration: the slope stays above zero, so the order of nodules is kept
 _LOG_SLOPE_BOUNDS = (-5.0, 4.0)
-_EXACT = {"xatol": 1e-9}
 
 
 def log_size(diameter_mm: ArrayLike) -> Floats:
@@ -162,7 +161,8 @@ def fit_temperature(logits: Floats, labels: Floats) -> float:
         linear = logits * np.exp(log_slope)
         return float(np.sum(np.logaddexp(0.0, linear) - labels * linear) + log_slope**2 / 2)
 
-    return float(np.exp(-minimize_scalar(loss, bounds=_LOG_SLOPE_BOUNDS, method="bounded", options=_EXACT).x))
+    found = minimize_scalar(loss, bounds=_LOG_SLOPE_BOUNDS, method="bounded", options={"xatol": 1e-9})
+    return float(np.exp(-found.x))
 
 
 def _labels(labels: ArrayLike) -> Floats:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 
@@ -24,9 +24,11 @@ from threadpoolctl import threadpool_limits
 from data_contracts.evaluation import SCORES, Figure
 from data_contracts.model_card import ConformalQuantiles
 from data_contracts.params import EvaluateParams
+from pipeline.scoring.calibration_figures import ece_figure
 from pipeline.scoring.clustered_auc import unpaired_difference_figure
 from pipeline.scoring.compare import compare_paired
 from pipeline.scoring.conformal import conformal_calls, conformal_figures, fit_conformal
+from pipeline.scoring.delong import auc_figure
 from pipeline.scoring.evaluation import build_report, size_auc_difference, size_auc_difference_delong
 from pipeline.scoring.figures import score_figures
 from pipeline.scoring.subgroups import SMALL_N, UNKNOWN, subgroup_figures
@@ -51,6 +53,7 @@ _SUBGROUPS_EVERY = 5
 _DELONG = ("AUC, DeLong", "AUC minus size only, paired DeLong")
 
 Held = dict[str, list[bool]]
+FiguresOf = Callable[..., Iterator[tuple[str, Figure]]]
 
 
 @cache
@@ -108,6 +111,22 @@ def figures_of(
             yield f"{name} in {row_of.variable} {row_of.level}", getattr(row_of, name)
 
 
+def delong_figures(
+    table: pd.DataFrame, world: World, params: EvaluateParams = PARAMS, *, subgroups: bool = True
+) -> Iterator[tuple[str, Figure]]:
+    """What rests on independent nodules."""
+    yield "AUC, DeLong", auc_figure(table["label"].to_numpy(dtype=np.int64), table["score"].to_numpy())
+    yield "AUC minus size only, paired DeLong", size_auc_difference_delong(table)
+
+
+def ece_alone(
+    table: pd.DataFrame, world: World, params: EvaluateParams = PARAMS, *, subgroups: bool = True
+) -> Iterator[tuple[str, Figure]]:
+    """The calibration error by itself."""
+    arrays = table["label"].to_numpy(dtype=np.int64), table["score"].to_numpy(), table["patient_key"].to_numpy()
+    yield "expected calibration error", ece_figure(*arrays, bins=params.ece_bins, seed=params.seed)
+
+
 def _source_minus_target(table: pd.DataFrame) -> Figure:
     parts = []
     for site in ("source", "target"):
@@ -116,54 +135,57 @@ def _source_minus_target(table: pd.DataFrame) -> Figure:
     return unpaired_difference_figure(*parts)
 
 
-def _truth_part(world: World, seed: int) -> dict[str, float]:
+def _truth_part(world: World, figures: FiguresOf, seed: int) -> dict[str, float]:
     table = held_out_set(world, np.random.default_rng([7, seed]), _TRUTH_PATIENTS)
-    found = figures_of(table, world, PARAMS.model_copy(update={"bootstrap": 100}))
+    found = figures(table, world, PARAMS.model_copy(update={"bootstrap": 100}))
     return {name: figure.value for name, figure in found if figure.value is not None}
 
 
-def _intervals(world: World, chunk: int) -> list[tuple[str, float, float]]:
+def _intervals(world: World, figures: FiguresOf, chunk: int) -> list[tuple[str, float, float]]:
     found = []
     with threadpool_limits(1):
         for number in range(_CHUNK):
             table = held_out_set(world, np.random.default_rng([11, chunk, number]))
-            for name, figure in figures_of(table, world, subgroups=number % _SUBGROUPS_EVERY == 0):
+            for name, figure in figures(table, world, subgroups=number % _SUBGROUPS_EVERY == 0):
                 if figure.low is not None and figure.high is not None:
                     found.append((name, figure.low, figure.high))
     return found
 
 
-def coverage(world: World, sets: int) -> Held:
+def coverage(world: World, sets: int, figures: FiguresOf = figures_of) -> Held:
     """Whether each interval held the truth, by figure."""
     with ProcessPoolExecutor() as pool:
-        parts = list(pool.map(partial(_truth_part, world), range(_TRUTH_PARTS)))
+        parts = list(pool.map(partial(_truth_part, world, figures), range(_TRUTH_PARTS)))
         truth = {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
         held: Held = defaultdict(list)
-        for found in pool.map(partial(_intervals, world), range(sets // _CHUNK)):
+        for found in pool.map(partial(_intervals, world, figures), range(sets // _CHUNK)):
             for name, low, high in found:
                 held[name].append(low <= truth[name] <= high)
     return held
 
 
-def _row(work: str, held: list[bool], *, bar: bool = True) -> Row:
+def _row(work: str, held: list[bool], *, least: bool, most: bool) -> Row:
     share, n = float(np.mean(held)), len(held)
     half = 1.96 * float(np.sqrt(share * (1 - share) / n))
-    bars = {"at_least": LEAST, "at_most": MOST} if bar else {}
+    bars = ({"at_least": LEAST} if least else {}) | ({"at_most": MOST} if most else {})
     return value_row(work, share, "of sets", n=n, interval=(share - half, min(share + half, 1.0)), **bars)
 
 
-def rows_of(world: World, name: str, sets: int, *, only: tuple[str, ...] = ()) -> list[Row]:
-    """A row a figure; levels of subgroups in one row a figure and a variable, and without a bar where DeLong's own
-    assumption does not hold."""
+def rows_of(world: World, name: str, sets: int, figures: FiguresOf = figures_of) -> list[Row]:
+    """A row a figure, the levels of a variable in one.
+
+    Without a bar where DeLong's own assumption does not hold; without an upper one where the true error is at the end
+    of its scale, which an interval cannot miss on the other side.
+    """
     grouped: Held = defaultdict(list)
-    for figure, held in coverage(world, sets).items():
+    for figure, held in coverage(world, sets, figures).items():
         label = figure.rsplit(" in ", 1)
         grouped[figure if len(label) == 1 else f"{label[0]}, levels of {label[1].split()[0]}"] += held
-    return [
-        _row(f"{figure} ({name})", held, bar=not world.clustered or figure not in _DELONG)
-        for figure, held in grouped.items()
-        if not only or figure in only
-    ]
+    rows = []
+    for figure, held in grouped.items():
+        judged = not world.clustered or figure not in _DELONG
+        rows.append(_row(f"{figure} ({name})", held, least=judged, most=judged and world != CALIBRATED))
+    return rows
 
 
 def seconds_row() -> Row:
@@ -194,8 +216,8 @@ def main(sets: int = SETS) -> None:
     rows = [seconds_row()]
     for name, world in WORLDS.items():
         rows += rows_of(world, name, sets)
-    rows += rows_of(ONE_NODULE_EACH, "200 patients, one nodule each", sets, only=_DELONG)
-    rows += rows_of(CALIBRATED, "130 patients, calibrated", sets, only=("expected calibration error",))
+    rows += rows_of(ONE_NODULE_EACH, "200 patients, one nodule each", sets, delong_figures)
+    rows += rows_of(CALIBRATED, "130 patients, calibrated", sets, ece_alone)
     publish("evaluation", rows)
 
 
