@@ -66,7 +66,8 @@ def retrained(
     facts = [card.checkpoint_sha256, used.model_dump(mode="json", exclude={"weights"}), params.seed if shuffled else 0]
     folder = workspace.runs_root / card.run_id / "explanation" / f"{what}-{digest_of(facts)}"
     if (folder / CHECKPOINT_FILE).exists():
-        kept = card.model_copy(update={"checkpoint_sha256": sha256_file(folder / CHECKPOINT_FILE)})
+        # Of a version of several networks one is trained again.
+        kept = card.model_copy(update={"checkpoint_sha256": sha256_file(folder / CHECKPOINT_FILE), "members": 1})
         return load_network(folder, kept)
     cohort = TrainingCohort(workspace.datasets_root / card.dataset_id, used)
     data = cohort.fit_data(adapted=chosen != "source-only")

@@ -17,11 +17,13 @@ from two_sites import NARROW, make_workspace
 from data_contracts.errors import ContractError, UsageError, WeightsError
 from data_contracts.evaluation import EvaluationReport
 from data_contracts.model_card import ModelCard
+from data_contracts.params import ExplainParams
 from data_contracts.records import digest_of
 from data_contracts.reproduction import ReproducedFigure, Reproduction
 from flows import features, reproduction, training
 from flows.presets import train_params
 from flows.reproduction import plan_reproduction, reproduce_flow, reproduction_text, verdict
+from flows.retraining import retrained
 from flows.training_cohort import TrainingCohort
 from flows.workspace import Workspace
 from models.networks.backbones import build_backbone
@@ -256,3 +258,13 @@ def test_features_of_the_first_training_are_not_used(trained) -> None:
     assert features.feature_params(plan.params) is None
     shutil.rmtree(plan.scratch)
     assert (plan.dataset_dir / "dataset.json").is_file() and (workspace.runs_root / run_id).is_dir()
+
+
+@pytest.mark.slow
+def test_one_network_of_a_version_of_several_is_trained_again_for_its_maps_and_read_again(trained) -> None:
+    workspace, run_id = trained("members")
+    card = ModelCard.read(workspace.runs_root / run_id / "model_card.json")
+    params = ExplainParams(epochs=1)
+    made, read = (retrained(workspace, card, params, "none", shuffled=True) for _ in range(2))
+    for name, tensor in made.state_dict().items():
+        torch.testing.assert_close(read.state_dict()[name], tensor, msg=name)
