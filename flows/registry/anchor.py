@@ -50,7 +50,11 @@ def read_anchor(workspace: Workspace) -> AuditAnchor | None:
         return None
     anchor = AuditAnchor.read(path)
     if not same(anchor.mac, sign_record(audit_key(workspace), _PURPOSE, anchor)):
-        raise RegistryError("the anchor of the audit was changed, or is of another key", where=str(path), todo=_TODO)
+        raise RegistryError(
+            "the anchor of the audit was changed, or is of another key",
+            where=str(path),
+            todo=f"If NODULEFLOW_AUDIT_KEY was changed, set it back. {_TODO}",
+        )
     return anchor
 
 
