@@ -217,10 +217,10 @@ def value_json(figure: Figure) -> str:
     """A figure as CHAI's examples write it: an estimate with its interval, or a single value."""
     assert figure.value is not None
     if figure.low is None or figure.high is None:
-        value: dict[str, object] = {"kind": "single", "value": round(figure.value, 4)}
+        value: dict[str, object] = {"kind": "single", "value": round(figure.value, 6)}
     else:
-        bounds = {name: round(bound, 4) for name, bound in (("lower", figure.low), ("upper", figure.high))}
-        value = {"kind": "estimate_ci", "estimate": round(figure.value, 4), **bounds, "level": 95}
+        bounds = {name: round(bound, 6) for name, bound in (("lower", figure.low), ("upper", figure.high))}
+        value = {"kind": "estimate_ci", "estimate": round(figure.value, 6), **bounds, "level": 95}
     return json.dumps(value, separators=(",", ":"))
 
 
