@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from data_contracts.params.base import Params
 
-
 #: of all checks together the smallest p-value is that many times 1 / (permutations + 1)
 _MOST_CHECKS = 11
 
