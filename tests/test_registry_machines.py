@@ -60,10 +60,24 @@ def postgres() -> Iterator[Postgres]:
         server.remove()
 
 
+@pytest.fixture
+def machines(shared: Machines, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    """The same two for each test, with what their environment says."""
+    for name, value in _environment(postgres).items():
+        monkeypatch.setenv(name, value)
+    return shared
+
+
+def _environment(postgres: Postgres) -> dict[str, str]:
+    return {
+        "NODULEFLOW_AUDIT_KEY": KEY,
+        "NODULEFLOW_MLFLOW_TRACKING_URI": postgres.url,
+        "MLFLOW_TRACKING_URI": postgres.url,
+    }
+
+
 @pytest.fixture(scope="module")
-def machines(
-    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[tuple[Workspace, Settings]]]:
+def shared(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     """Two workspaces with the same three runs; version 1 is champion, made so by the first."""
     from flows.registry.promotion import promote
 
