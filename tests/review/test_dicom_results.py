@@ -133,7 +133,7 @@ def test_the_report_reads_in_the_dumps_of_others(files: dict[str, Path], tmp_pat
     # it says of UTF-8 that it does not check the characters
     assert done.returncode == 0
     assert [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("W: The VR checker")] == []
-    assert "Short axis" in page.read_text()
+    assert "Short axis" in page.read_text().replace("&nbsp;", " ")
 
 
 @pytest.mark.slow
@@ -414,6 +414,20 @@ def test_a_study_of_200_findings_is_written_in_seconds_and_valid(tmp_path: Path)
     marks = read_annotation_files(paths, "dicom-sr").marks
     table, refused = match_annotations(marks, [record], PSEUDONYMS)
     assert (len(table), refused) == (200, [])
+
+
+def test_a_mark_at_the_rim_of_the_image_is_drawn_as_far_as_the_image_goes(tmp_path: Path) -> None:
+    record = record_of()
+    rim = (UPRIGHT @ [0.0, 30.0, 0.0, 1.0])[:3]
+    made = made_of(review_of(record, finding(1, record, rim, 3.0, measurement=unmeasured())), [record], {})
+    (path,) = saved(made.objects, tmp_path)
+    assert verified(path) == []
+    (group,) = hd.sr.Comprehensive3DSR.from_dataset(pydicom.dcmread(path)).content.get_planar_roi_measurement_groups()
+    points = np.array(group.roi.value)
+    assert points.min() >= 0
+    assert np.allclose(points[0], points[-1])
+    (measurement,) = [item for item in group.get_measurements() if item.name.meaning == "Diameter"]
+    assert measurement.value == 5.0
 
 
 def test_two_series_have_a_segmentation_each_and_one_report(tmp_path: Path) -> None:

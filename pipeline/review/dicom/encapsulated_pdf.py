@@ -33,7 +33,6 @@ def encapsulated_pdf(pdf: bytes, sources: Sequence[tuple[SourceSeries, int]], ma
         setattr(made, keyword, value)
     made.ConversionType = "SYN"
     made.AcquisitionDateTime = ""
-    made.ContentDate, made.ContentTime = "", ""
     made.BurnedInAnnotation = "NO"
     made.DocumentTitle = f"Lung nodule review, {NOT_DIAGNOSTIC.lower()}"
     made.ConceptNameCodeSequence = [hd.sr.CodedConcept("18748-4", "LN", "Diagnostic imaging report")]

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from pydicom.dataset import Dataset
 
@@ -92,7 +93,7 @@ class Maker:
         """Series description: what it is, and that it is no diagnosis."""
         return valid_text(f"{_DESCRIPTIONS[kind]} (AI, {NOT_DIAGNOSTIC.lower()})")
 
-    def equipment(self) -> dict[str, object]:
+    def equipment(self) -> dict[str, Any]:
         """The arguments by which highdicom's objects take their equipment."""
         return {
             "manufacturer": MANUFACTURER,

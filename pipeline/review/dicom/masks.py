@@ -115,21 +115,20 @@ def drawing_of_mark(center_lps_mm: tuple[float, float, float], diameter_mm: floa
         return Drawing(k, circle=whole)
     # at the rim of the image half an ellipse is none: what is left of it as a polygon
     angles = np.linspace(0, 2 * np.pi, 49)
-    return Drawing(
-        k, _as_counted(kji[1:] + np.stack([rows * np.sin(angles), columns * np.cos(angles)], -1), series), False
-    )
+    circle = np.stack([rows * np.sin(angles), columns * np.cos(angles)], axis=-1)
+    return Drawing(k, circle=_as_counted(kji[1:] + circle, series))
 
 
 def _hit(outline: Outline, series: SourceSeries, kji: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether each point (..., 3) of the series lies in the outline."""
     cube = _moved(np.linalg.inv(outline.affine) @ series.affine, kji)
     index = np.rint(cube).astype(int)
-    known = ((index >= 0) & (index < outline.mask.shape)).all(axis=-1)
+    known = np.asarray(((index >= 0) & (index < outline.mask.shape)).all(axis=-1))
     index = np.where(known[..., None], index, 0)
     return np.asarray(outline.mask[index[..., 0], index[..., 1], index[..., 2]] & known)
 
 
-def _moved(affine: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+def _moved(affine: NDArray[np.floating], points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(points @ affine[:3, :3].T + affine[:3, 3])
 
 

@@ -129,7 +129,7 @@ def _placed(findings: list[Finding], outlines: Mapping[str, Outline], series: Ma
 def _key_images(
     item: ReportedFinding, pictures: Mapping[str, bytes], maker: Maker, side_mm: float, first: int
 ) -> dict[str, Dataset]:
-    made = {}
+    made: dict[str, Dataset] = {}
     for view in PACS_VIEWS:
         png = pictures.get(key_image_name(item.finding.finding_id, view))
         if png is None:

@@ -18,6 +18,7 @@ import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from data_contracts.concepts import LOG_DIAMETER
 from data_contracts.nodules import RATINGS
@@ -36,6 +37,7 @@ _DIGITS = 4
 _NOT_OUTLINED = "by mark: "
 
 Measurements = list[hd.sr.Measurement]
+Group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations | hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class ReportedFinding:
 
 def measurement_report(reported: Sequence[ReportedFinding], maker: Maker) -> Dataset:
     """The report of a study's findings, in their order; at least one."""
-    groups: list[hd.sr.MeasurementsAndQualitativeEvaluations] = []
+    groups: list[Group] = []
     for item in reported:
         groups += _groups(item, maker)
     content = hd.sr.MeasurementReport(
@@ -84,7 +86,7 @@ def measurement_report(reported: Sequence[ReportedFinding], maker: Maker) -> Dat
     said = Dataset()
     said.ContentSequence = made.ContentSequence
     digest = sha256(said.to_json().encode())
-    made.SOPInstanceUID = maker.instance_uid("SR", digest.hexdigest())
+    made.SOPInstanceUID = UID(maker.instance_uid("SR", digest.hexdigest()))
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
     maker.sign(made)
     return made
@@ -132,7 +134,7 @@ def _private_scheme() -> CodingSchemeIdentificationItem:
     )
 
 
-def _groups(item: ReportedFinding, maker: Maker) -> list[hd.sr.MeasurementsAndQualitativeEvaluations]:
+def _groups(item: ReportedFinding, maker: Maker) -> list[Group]:
     figures, evaluations = _figures(item, maker), _evaluations(item.finding)
     common: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
@@ -143,6 +145,7 @@ def _groups(item: ReportedFinding, maker: Maker) -> list[hd.sr.MeasurementsAndQu
         "finding_sites": [_site(item.finding)],
     }
     if item.segment is None:
+        assert item.drawing.circle is not None, "what has no outline has a circle"
         return [_planar(item, item.drawing.circle, figures, common, evaluations)]
     made, number = item.segment
     segment = hd.sr.ReferencedSegment(

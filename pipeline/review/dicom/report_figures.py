@@ -28,9 +28,9 @@ def with_reported_figures(review: StudyReview, report: Dataset) -> StudyReview:
     ContractError: no report of this program, or one of other findings.
     """
     try:
-        whole = hd.sr.Comprehensive3DSR.from_dataset(report)
-        volumetric = whole.content.get_volumetric_roi_measurement_groups()
-        planar = whole.content.get_planar_roi_measurement_groups()
+        content: Any = hd.sr.Comprehensive3DSR.from_dataset(report).content
+        volumetric = content.get_volumetric_roi_measurement_groups()
+        planar = content.get_planar_roi_measurement_groups()
     except Exception as error:  # a foreign or broken report may raise anything when it is looked at
         raise ContractError(f"not a measurement report that can be read ({type(error).__name__})") from None
     groups: dict[str, list[Any]] = {}
