@@ -24,7 +24,8 @@ from pipeline.review.checklists import (
     TRIPOD_REFERENCE,
     Item,
 )
-from pipeline.review.facts import Fact, making_facts, not_applicable
+from pipeline.review.data_facts import data_facts
+from pipeline.review.facts import Fact, model_facts, not_applicable
 from pipeline.review.result_facts import result_facts
 
 
@@ -53,7 +54,8 @@ def build_disclosure(
     """
     stated = check_statements(site)
     facts = {
-        **making_facts(card, dataset_card, environment),
+        **model_facts(card, environment),
+        **data_facts(dataset_card),
         **result_facts(report, card, dataset_card),
         "treatments": not_applicable(
             "the score is of a nodule on one scan at one moment, and no treatment is among its predictors"

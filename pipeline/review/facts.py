@@ -1,4 +1,4 @@
-"""What a run knows of itself, for the items of a disclosure: how it was made.
+"""What a run knows of itself, for the items of a disclosure: its model, and how that was trained.
 
 Each fact is a few sentences that follow from the run's own records; none of them guesses.
 """
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from data_contracts.model_card import Calibration, ModelCard
-from data_contracts.patches import DatasetCard
 
 #: parameters that are told in words, or are nobody's business outside
 _NOT_LISTED = ("dataset_sha256", "population", "n_train", "n_validation", "threads", "preset")
@@ -54,13 +53,9 @@ def foreign_sentence(text: str) -> str:
     return _TAG.sub("(", shown).translate(_WITHOUT_MARKUP).strip()
 
 
-def making_facts(card: ModelCard, dataset: DatasetCard | None, environment: Mapping[str, Any]) -> dict[str, Fact]:
-    """Facts of data, labels, model and training, by name."""
-    return {
-        **_model(card),
-        **_training(card, environment),
-        **(_data(dataset) if dataset is not None else dict.fromkeys(_DATA, missing("the run has no dataset.json"))),
-    }
+def model_facts(card: ModelCard, environment: Mapping[str, Any]) -> dict[str, Fact]:
+    """Facts of model and training, by name; `environment` is what environment.json holds."""
+    return {**_model(card), **_training(card, environment)}
 
 
 def _model(card: ModelCard) -> dict[str, Fact]:
@@ -100,7 +95,7 @@ def _model(card: ModelCard) -> dict[str, Fact]:
         "ensembling": members,
         "output": Fact(
             "A probability of malignancy between 0 and 1, image + size, image only and size only. Thresholds were "
-            f"frozen on validation: {_numbers(card.thresholds) or 'none could be'}."
+            f"frozen on validation: {listed(card.thresholds) or 'none could be'}."
         ),
         "formula": Fact(
             f"p = sigmoid({fit.bias:.4g} + {fit.image_weight:.4g} logit + {fit.size_weight:.4g} ln(d / 10 mm)), the "
@@ -175,77 +170,7 @@ def _training(card: ModelCard, environment: Mapping[str, Any]) -> dict[str, Fact
     }
 
 
-def _data(dataset: DatasetCard) -> dict[str, Fact]:
-    counts, told = dataset.counts, dataset.parameters
-    sites = ", ".join(f"{foreign(key[5:])} ({n})" for key, n in counts.items() if key.startswith("site:"))
-    label, split = _table(told.get("label")), _table(told.get("split"))
-    patch = _table(told.get("patch"))
-    importer = told.get("importer")
-    if importer:
-        made = f"Imported as arrays ({foreign(importer)}); what was done to the pixels before is not known here."
-    else:
-        made = (
-            "DICOM series were checked (geometry, missing slices, rescale, duplicates) and decoded to HU, and patches "
-            f"were cut: {_numbers(patch) or 'parameters not recorded'}."
-        )
-    without = counts.get("label:none", 0)
-    rule = f"from at least {label.get('min_readers', 1)} reader(s), mean rating against {label.get('threshold', 3)}"
-    parts = "; ".join(
-        f"{part}: {counts.get(f'split:{part}', 0)} ({counts.get(f'split:{part} label:1', 0)} malignant, "
-        f"{counts.get(f'split:{part} label:0', 0)} benign, {counts.get(f'split:{part} label:none', 0)} without a label)"
-        for part in ("train", "validation", "test")
-    )
-    return {
-        "data": Fact(
-            f"Dataset {dataset.dataset_id}{f' ({foreign(dataset.name)})' if dataset.name else ''}: "
-            f"{counts.get('patches', 0)} patches of {counts.get('patients', 0)} patients; sites {sites or 'not named'}."
-        ),
-        "preprocessing": Fact(made),
-        "selection_rules": Fact(
-            "Series that fail the checks of the intake are left out, each with its reason in rejected.parquet; nodules "
-            f"without a label (readers undecided, or too few: {without}) take no part in training or figures."
-        ),
-        "reference": Fact(
-            f"Malignancy as rated by readers, {rule} on the scale of 1 to 5; a mean of exactly that is indeterminate. "
-            "It is an opinion on one scan, neither pathology nor follow-up, and there is no time horizon."
-            if label
-            else "The label that the imported data bring; what stands behind it is not known here."
-        ),
-        "identity": Fact(
-            "Arrays without DICOM headers were imported; no identity came with them."
-            if importer
-            else "Identifiers stop at the intake: UIDs and patient keys are keyed digests, dates are shifted (docs/"
-            "identity.md), unless the site has set keep_identity."
-        ),
-        "partition": Fact(
-            f"By a hash of the patient key ({_numbers(split)}; the rest is held out), for ever. {parts}."
-            if split
-            else f"As the dataset came. {parts}."
-        ),
-        "disjoint": Fact(
-            "Patients: all nodules of a patient are in one part, and a fit is refused where one is in two."
-        ),
-        "partition_counts": Fact(f"{parts}."),
-    }
-
-
-_DATA = (
-    "data",
-    "preprocessing",
-    "selection_rules",
-    "reference",
-    "identity",
-    "partition",
-    "disjoint",
-    "partition_counts",
-)
-
-
-def _table(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _numbers(values: Mapping[str, Any]) -> str:
+def listed(values: Mapping[str, Any]) -> str:
     """`name 0.61, other 0.7` of a mapping."""
     return ", ".join(
         f"{foreign(name)} {f'{value:.4g}' if isinstance(value, float) else foreign(value)}"

@@ -185,3 +185,12 @@ def test_a_wrong_file_of_statements_is_told_in_one_line(tmp_path, text, words):
 def test_element_names_become_titles():
     assert title("EHRCompatibility") == "EHR compatibility"
     assert title("IntendedUseAndWorkflow") == "Intended use and workflow"
+
+
+def test_where_nobody_named_the_patients_no_split_by_patient_is_claimed():
+    unknown = DATASET.model_copy(update={"parameters": {"importer": "medmnist"}})
+    disclosure = _build(dataset_card=unknown)
+    assert _answer(disclosure, 0, "20").text.startswith("Images only: the data name no patients")
+    assert _answer(disclosure, 0, "32").text.startswith("Images (no patient is known)")
+    assert "what stands behind it is not known" in _answer(disclosure, 0, "14").text
+    assert "as readers rate it" not in disclosure.to_json()
