@@ -48,6 +48,11 @@ def patients_known(dataset: DatasetCard) -> bool:
     return dataset.parameters.get("importer") != "medmnist" and dataset.parameters.get("patients_known") is not False
 
 
+def labels_are_ratings(dataset: DatasetCard) -> bool:
+    """Whether labels were made from readers' ratings by a rule of the program."""
+    return bool(_table(dataset.parameters.get("label")))
+
+
 def _making(dataset: DatasetCard) -> dict[str, Fact]:
     told = dataset.parameters
     importer = told.get("importer")
@@ -63,7 +68,7 @@ def _making(dataset: DatasetCard) -> dict[str, Fact]:
                 "here."
             ),
             "selection_rules": Fact(f"All images that the import could read.{excluded} {unlabelled}"),
-            "identity": Fact("Images without DICOM headers were imported; identifiers of patients are keyed digests."),
+            "identity": Fact("Images without DICOM headers were imported; what was removed before is not known here."),
         }
     return {
         "preprocessing": Fact(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from data_contracts.evaluation import EvaluationReport, Figure, ScoreFigures, SubgroupFigures
 from data_contracts.model_card import ModelCard
 from data_contracts.patches import DatasetCard
+from pipeline.review.data_facts import labels_are_ratings, patients_known
 from pipeline.review.facts import Fact, foreign, foreign_sentence, missing, not_applicable
 from pipeline.review.verdict import interval_text, verdict
 
@@ -16,14 +17,17 @@ _NO_SUBGROUPS = "the evaluation holds no subgroups; evaluate the version again w
 def result_facts(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | None) -> dict[str, Fact]:
     """Facts of evaluation and results, by name."""
     main = report.find("score")
+    readers = dataset is None or labels_are_ratings(dataset)
     figures = (
         _figures(report, main) if main is not None else dict.fromkeys(_FIGURES, missing("no image + size figures"))
     )
-    return {**_protocol(report, card, dataset), **_groups(report), **_limits(report, card), **figures}
+    return {**_protocol(report, card, dataset), **_groups(report), **_limits(report, card, readers), **figures}
 
 
 def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | None) -> dict[str, Fact]:
     external = report.dataset_id != card.dataset_id
+    rated = ", as readers rate it," if dataset is None or labels_are_ratings(dataset) else ""
+    unseen = "Patients" if dataset is None or patients_known(dataset) else "Images (no patient is known)"
     where = f"dataset {report.dataset_id}, {foreign_sentence(report.protocol)}"
     positive = next((row.auc.n_positive for row in report.figures if row.score == "score" and row.site == "all"), None)
     n_sites = len({row.site for row in report.figures} - {"all"})
@@ -37,8 +41,7 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
         compared = f" Share of malignant nodules: {', '.join(shares)}." if shares else ""
     return {
         "title": Fact(
-            "Development and evaluation of a prediction model for the malignancy, as readers rate it, of nodules on "
-            "chest CT."
+            f"Development and evaluation of a prediction model for the malignancy{rated} of nodules on chest CT."
         ),
         "objective": Fact(
             "To fit a classifier of nodules, and to measure on held-out patients whether its image adds to what the "
@@ -57,7 +60,7 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
         ),
         "internal": not_applicable("this evaluation is on another dataset than the training")
         if external
-        else Fact(f"Patients of the same dataset that took no part in training: {where}."),
+        else Fact(f"{unseen} of the same dataset that took no part in training: {where}."),
         "external": Fact(f"Yes: {where}.")
         if external
         else Fact(
@@ -199,11 +202,13 @@ def _groups(report: EvaluationReport) -> dict[str, Fact]:
     }
 
 
-def _limits(report: EvaluationReport, card: ModelCard) -> dict[str, Fact]:
+def _limits(report: EvaluationReport, card: ModelCard, readers: bool) -> dict[str, Fact]:
     few = [f"{row.variable} {foreign(row.level)} ({row.n})" for row in report.subgroups if row.flagged]
     known = dict.fromkeys((*report.warnings, *card.warnings))
     limits = [
-        "The label is what readers think of one scan, not a diagnosis; it follows the diameter closely.",
+        "The label is what readers think of one scan, not a diagnosis; it follows the diameter closely."
+        if readers
+        else "What stands behind the label is not known to the program.",
         *(f"{foreign_sentence(warning).removesuffix('.')}." for warning in known),
     ]
     if few:
