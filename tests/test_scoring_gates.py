@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from data_contracts.evaluation import AdaptationDecision, Figure, SubgroupFigures
 from data_contracts.params import EvaluateParams
 from data_contracts.promotion import PromotionPolicy
 from pipeline.scoring.evaluation import build_report
-from pipeline.scoring.gates import promotion_gates
+from pipeline.scoring.gates import Evidence, promotion_gates
 
 POLICY = PromotionPolicy()
 GATES = {
@@ -185,3 +186,85 @@ def test_predictions_without_both_classes_are_refused_and_raise_nothing(kept):
 def test_a_report_without_the_fused_score_is_refused():
     report = report_of(held_out()).model_copy(update={"figures": ()})
     assert {"report_matches_predictions", "auc", "calibration"} <= set(refused(held_out(), report=report))
+
+
+def with_subgroup(report, name, auc, n):
+    figure = Figure(value=auc, n=n)
+    row = SubgroupFigures(
+        variable="texture", level=name, n=n, n_positive=n // 2, n_patients=n, flagged=n < 30, auc=figure,
+        size_auc=figure, sensitivity=figure, specificity=figure, ece=figure,
+    )  # fmt: skip
+    return report.model_copy(update={"subgroups": (row,)})
+
+
+def test_a_subgroup_that_is_served_worse_than_chance_is_refused_by_name():
+    table = held_out()
+    gate = refused(table, report=with_subgroup(report_of(table), "ground glass", 0.41, 30))["worst_subgroup"]
+    assert (gate.figure, gate.bound) == (0.41, 0.5)
+    assert "texture ground glass: AUC 0.410 on 30" in gate.detail
+    assert not refused(table, report=with_subgroup(report_of(table), "ground glass", 0.41, 29))
+
+
+def test_a_subgroup_that_the_report_is_silent_about_is_computed_from_the_predictions():
+    table = held_out()
+    table["manufacturer"] = np.where(np.arange(200) < 60, "A", "B")
+    swapped = table["manufacturer"] == "A"
+    table.loc[swapped, "score"] = 1 - table.loc[swapped, "score"]
+    gate = refused(table)["worst_subgroup"]
+    assert "manufacturer A" in gate.detail and gate.figure < 0.1
+
+
+def test_the_size_matched_floor_and_the_slope_are_asked_where_the_policy_does():
+    table = held_out()
+    policy = PromotionPolicy(min_size_matched_auc=0.999, min_calibration_slope=50.0)
+    gates = refused(table, policy=policy)
+    assert set(gates) == {"size_matched_auc", "calibration_slope"}
+    assert gates["size_matched_auc"].bound == 0.999
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_swapped_labels_are_refused_unless_the_policy_lets_them_pass(asked):
+    table = held_out()
+    report = report_of(table).model_copy(
+        update={"warnings": ("Malignant nodules are the smaller ones: benign and malignant look swapped.",)}
+    )
+    gates = refused(table, report=report, policy=PromotionPolicy(refuse_severe_warnings=asked))
+    assert set(gates) == ({"warnings"} if asked else set())
+
+
+def test_a_run_that_does_not_say_whom_it_learned_from_is_refused():
+    assert "a leak cannot be ruled out" in refused(held_out(), fitted_patients=None)["no_leak"].detail
+
+
+def evidence_gates(report=None, policy=POLICY, **evidence):
+    table = held_out()
+    report = report or report_of(table)
+    gates = promotion_gates(report, table, None, policy, evidence=Evidence(**evidence))
+    return {gate.gate: gate for gate in gates if not gate.passed}
+
+
+def test_a_version_without_disclosure_seal_or_sign_offs_is_refused_where_they_are_asked():
+    gates = evidence_gates(policy=PromotionPolicy(signoffs=2), sealed=False, signed=("Ada",))
+    assert set(gates) == {"card_complete", "sealed", "signoff"}
+    assert "1 people signed the version off (Ada); 2 are asked" in gates["signoff"].detail
+
+
+def test_readers_who_overrode_too_much_refuse_a_version_once_enough_of_them_answered():
+    policy = PromotionPolicy(require_card=False, max_override_rate=0.25)
+    assert set(evidence_gates(policy=policy, overrides=(6, 20))) == {"override_rate"}
+    assert not evidence_gates(policy=policy, overrides=(5, 20))
+    assert not evidence_gates(policy=policy, overrides=(19, 19))
+
+
+def test_a_network_that_the_adaptation_did_not_choose_or_that_lost_too_much_is_refused():
+    table = held_out(strength=1.0)
+    better = report_of(held_out(strength=3.0))
+    decision = AdaptationDecision(method="coral", chosen="coral", adapted=True, reasons=("yes",), figures={})
+    report = report_of(table).model_copy(
+        update={"adaptation": decision, "alternatives": {"source-only": better.figures}}
+    )
+    policy = PromotionPolicy(require_card=False)
+    assert "chose coral, the version holds dann" in evidence_gates(report, policy, network="dann")["adaptation"].detail
+    assert evidence_gates(report, policy, network="coral")["adaptation"].figure < -0.02
+    sound = report.model_copy(update={"alternatives": {"source-only": report.figures}})
+    assert "adaptation" not in evidence_gates(sound, policy, network="coral")
