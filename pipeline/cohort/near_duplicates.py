@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.fft import irfft2, rfft2
 from scipy.stats import norm
 
@@ -67,7 +68,7 @@ def near_duplicates(planes: NDArray[np.generic], parts: NDArray[Any], owners: ND
     asked = np.flatnonzero(codes != counts.argmax())
     # A neighbouring slice is the picture of a nodule that was marked one slice further.
     sources = np.repeat(np.arange(len(planes)), planes.shape[1])
-    gallery = planes.reshape(-1, *planes.shape[-2:]).astype(np.float32)
+    gallery = planes.reshape(-1, *planes.shape[-2:])
     shown = np.arange(len(planes)) * planes.shape[1] + middle
     rows, sides = [], []
     for block, others, turns in _most_alike(gallery, sources, shown, asked, codes, owner):
@@ -110,7 +111,7 @@ def _bound(alike: Floats, rows: NDArray[np.int64], least: float) -> float:
 
 
 def _most_alike(
-    gallery: Floats,
+    gallery: NDArray[np.generic],
     sources: NDArray[np.int64],
     shown: NDArray[np.int64],
     asked: NDArray[np.int64],
@@ -157,23 +158,31 @@ def _likeness(even: Floats, pairs: NDArray[np.int64], turns: NDArray[np.int64]) 
     return out
 
 
-def _even(planes: Floats, fine: float, coarse: float, local: float, floor: float) -> Floats:
+def _even(planes: NDArray[np.generic], fine: float, coarse: float, local: float, floor: float) -> Floats:
     """A band of spatial frequency of planes (n, H, W) with the same contrast everywhere; 0 where there is no detail."""
     out = np.zeros(planes.shape, dtype=np.float32)
-    for plane, made in zip(planes, out, strict=True):
-        detail = _blur(plane, fine) - _blur(plane, coarse)
+    for start in range(0, len(planes), _BLOCK):
+        block = planes[start : start + _BLOCK].astype(np.float32)
+        detail = _blur(block, fine) - _blur(block, coarse)
         power = detail**2
-        overall = float(np.sqrt(power.mean()))
-        if overall > 1e-3:
-            made[:] = detail / (np.sqrt(_blur(power, local)) + floor * overall)
+        overall = np.sqrt(power.mean(axis=(1, 2), keepdims=True))
+        around = np.sqrt(np.maximum(_blur(power, local), 0.0)) + floor * overall
+        out[start : start + len(block)] = np.where(overall > 1e-3, detail / np.maximum(around, 1e-9), 0.0)
     return out
 
 
-def _blur(plane: Floats, sigma_px: float) -> Floats:
-    return np.asarray(cv2.GaussianBlur(plane, (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT), dtype=np.float32)
+def _blur(planes: Floats, sigma_px: float) -> Floats:
+    """Gaussian blur of planes (n, H, W) as two products of matrices, which is faster than a filter on small planes."""
+    rows, columns = (_smoothing(size, sigma_px) for size in planes.shape[-2:])
+    return np.asarray(rows @ planes @ columns.T, dtype=np.float32)
 
 
-def _small(planes: Floats) -> Floats:
+@lru_cache(maxsize=16)
+def _smoothing(size: int, sigma_px: float) -> Floats:
+    return np.asarray(ndimage.gaussian_filter1d(np.eye(size), sigma_px, axis=0), dtype=np.float32)
+
+
+def _small(planes: NDArray[np.generic]) -> Floats:
     """Structure of planes (n, H, W), averaged to at most 32 pixels a side."""
     even = _even(planes, *_SEARCH)
     step = max(min(even.shape[-2:]) // _SEARCH_PX, 1)

@@ -199,7 +199,8 @@ def _batches(
     codes, names = pd.factorize(patients)
     size = np.bincount(codes, minlength=len(names)).astype(np.float64)
     excess = np.bincount(codes, weights=flips - flips.mean(), minlength=len(names))
-    rng = np.random.default_rng(_SEED)
+    order = np.random.default_rng(_SEED).permuted(np.tile(np.arange(len(names)), (_PERMUTATIONS, 1)), axis=1)
+    drawn_excess, drawn_size = excess[order], size[order]
     found = []
     for column, level, member in _members(batches):
         n_in = int(member.sum())
@@ -208,14 +209,12 @@ def _batches(
             continue
         within = np.bincount(codes, weights=member.astype(np.float64), minlength=len(names)) / size
         observed = float(flips[member].sum() - flips.mean() * n_in) / n_in
-        drawn = rng.permuted(np.tile(within, (_PERMUTATIONS, 1)), axis=1)
-        permuted = (drawn @ excess) / np.maximum(drawn @ size, 1e-9)
+        permuted = (drawn_excess @ within) / np.maximum(drawn_size @ within, 1e-9)
         p = float((1 + np.count_nonzero(permuted >= observed - 1e-12)) / (1 + _PERMUTATIONS))
         share = _share(likely[member], patients[member])
         found.append((column, level, n_in, owners, share, p))
-    order = np.argsort([one[-1] for one in found], kind="stable")
     made, running = [], 0.0
-    for rank, number in enumerate(order.tolist()):
+    for rank, number in enumerate(np.argsort([one[-1] for one in found], kind="stable").tolist()):
         column, level, n_in, owners, share, p = found[number]
         running = max(running, min(1.0, (len(found) - rank) * p))
         verdict = next((name for name, at, least in _LEVELS if running <= at and share.low > least), "ok")
