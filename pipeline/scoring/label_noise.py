@@ -39,6 +39,10 @@ _GRID = np.linspace(0.0, 1.0, 201)
 #: verdict on a batch: level after Holm, and what the lower end of its share of flips must pass
 _LEVELS: tuple[tuple[Verdict, float, float], ...] = (("alert", 0.01, 0.03), ("watch", 0.05, 0.0))
 _MOST_NAMED = 20
+#: share of labels against their own readers' mean that is more than a slip
+_MOST_CONTRADICTIONS = 0.02
+#: a warning that says "contradict" is one that the gate of a promotion refuses
+_WORDS: Mapping[Verdict, str] = {"alert": "contradict", "watch": "differ from"}
 
 
 @dataclass(frozen=True)
@@ -248,8 +252,10 @@ def _closed(audit: LabelAudit, reason: str = "") -> LabelAudit:
     reasons = [reason] if reason else []
     verdicts = [audit.verdict]
     if audit.contradictions:
-        verdicts.append("alert" if audit.contradictions > 0.02 * audit.n else "watch")
-        reasons.append(f"{audit.contradictions} of {audit.n} labels contradict the mean rating of their own readers")
+        many = audit.contradictions > _MOST_CONTRADICTIONS * audit.n
+        verdicts.append("alert" if many else "watch")
+        words = _WORDS[verdicts[-1]]
+        reasons.append(f"{audit.contradictions} of {audit.n} labels {words} the mean rating of their own readers")
     if audit.flipped is not None and audit.verdict == "alert":
         reasons.append(
             f"{audit.flipped.text()} of {audit.n} labels look flipped: they contradict nodules that are clear otherwise"
@@ -258,7 +264,7 @@ def _closed(audit: LabelAudit, reason: str = "") -> LabelAudit:
         if batch.verdict != "ok":
             verdicts.append(batch.verdict)
             reasons.append(
-                f"labels of {batch.column} {batch.level[:40]!r} contradict the others (p {batch.p_adjusted:.4f}): of "
+                f"labels of {batch.column} {batch.level[:40]!r} {_WORDS[batch.verdict]} the others (p {batch.p_adjusted:.4f}): of "
                 f"{batch.n}, {batch.flipped.text()} look flipped"
             )
     if audit.suspicious and len(reasons):
