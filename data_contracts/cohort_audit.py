@@ -91,4 +91,5 @@ def same_pictures_text(pairs: tuple[SamePicture, ...]) -> str:
     some = ", ".join(f"{pair.first} and {pair.second}" for pair in pairs[:3])
     more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
     pairs_are = "1 pair" if len(pairs) == 1 else f"{len(pairs)} pairs"
-    return f"{pairs_are} of patches in two splits show the same picture under two patient keys, so no figure on them can be trusted: {some}{more}"
+    what = "of patches in two splits show the same picture under two patient keys"
+    return f"{pairs_are} {what}, so no figure on them can be trusted: {some}{more}"

@@ -66,7 +66,7 @@ def test_with_few_reviews_there_is_no_verdict_but_a_count(workspace: Workspace) 
 
 def test_reviews_like_the_reference_are_ok_and_another_scanner_is_an_alert(workspace: Workspace) -> None:
     for study in range(40):
-        review(workspace, study)
+        review(workspace, study, when=NOW - timedelta(days=3))
     assert report(workspace).verdict == "ok"
     for study in range(100, 140):
         review(workspace, study, noise=14.0, kernel="B70f")

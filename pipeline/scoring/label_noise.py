@@ -264,8 +264,8 @@ def _closed(audit: LabelAudit, reason: str = "") -> LabelAudit:
         if batch.verdict != "ok":
             verdicts.append(batch.verdict)
             reasons.append(
-                f"labels of {batch.column} {batch.level[:40]!r} {_WORDS[batch.verdict]} the others (p {batch.p_adjusted:.4f}): of "
-                f"{batch.n}, {batch.flipped.text()} look flipped"
+                f"labels of {batch.column} {batch.level[:40]!r} {_WORDS[batch.verdict]} the others "
+                f"(p {batch.p_adjusted:.4f}): of {batch.n}, {batch.flipped.text()} look flipped"
             )
     if audit.suspicious and len(reasons):
         shown = ", ".join(one.patch_id for one in audit.suspicious[:5])
