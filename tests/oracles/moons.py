@@ -29,7 +29,7 @@ from models.adaptation.adversary import reversal_strength
 from models.adaptation.classes import entropy_weights, two_class_logits
 from models.adaptation.conditional import MultilinearMap, conditional_domain_loss
 
-Method = Literal["source-only", "dann", "cdan-e"]
+Method = Literal["source-only", "dann", "cdan-e", "cdan-e, steep"]
 UNITS = 15
 POINTS = 150
 
@@ -101,6 +101,30 @@ def moons(method: Method, angle_deg: float, seeds: Sequence[int], *, sample: int
     return Moons(*found, *seen, labels, turned_labels)
 
 
+def joined(networks: Moons, members: int) -> Moons:
+    """Each `members` networks in a row as one: the mean of their logits, each in units of its mean size on the source.
+
+    The hidden values of the members stand side by side.
+    """
+    size = np.abs(networks.source_logits).mean(axis=1, keepdims=True)
+
+    def mean(logits: np.ndarray) -> np.ndarray:
+        return (logits / size).reshape(-1, members, logits.shape[1]).mean(axis=1)
+
+    def beside(hidden: np.ndarray) -> np.ndarray:
+        groups = hidden.reshape(-1, members, *hidden.shape[1:])
+        return groups.transpose(0, 2, 1, 3).reshape(len(groups), hidden.shape[1], -1)
+
+    return Moons(
+        mean(networks.source_logits),
+        mean(networks.target_logits),
+        beside(networks.source_hidden),
+        beside(networks.target_hidden),
+        networks.source_labels,
+        networks.target_labels,
+    )
+
+
 def _each(values: np.ndarray, n_seeds: int) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).expand(n_seeds, *values.shape)
 
@@ -132,7 +156,7 @@ class _Conditional(nn.Module):
     """An adversary of the representation times the detached predictions, sure ones counting more."""
 
     rate, n_steps = 0.03, 2000
-    hidden, gamma, strongest = 16, 1.0, 2.0
+    hidden, gamma, strongest = 16, 1.0, 1.5
 
     def __init__(self, draw: Sequence[torch.Generator]) -> None:
         super().__init__()
@@ -151,8 +175,15 @@ class _Conditional(nn.Module):
         return loss * len(source)
 
 
+class _Steep(_Conditional):
+    """With the published rise of lambda(p)."""
+
+    gamma, strongest = 10.0, 1.0
+
+
 _PULLS: dict[str, type[_None | _Adversary | _Conditional]] = {
     "source-only": _None,
     "dann": _Adversary,
     "cdan-e": _Conditional,
+    "cdan-e, steep": _Steep,
 }
