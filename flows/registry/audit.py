@@ -107,7 +107,8 @@ def verify_audit(workspace: Workspace, known: ChainEnd | None = None) -> list[st
     """
     if not workspace.audit_file.exists() and not has_key(workspace):
         return []
-    key, previous, faults, sealed = audit_key(workspace), FIRST, [], False
+    key, previous, sealed = audit_key(workspace), FIRST, False
+    faults: list[str] = []
     heads = {0: ""}
     wanted = {end.length for end in (known, _anchored(workspace, faults)) if end is not None}
     number = 0

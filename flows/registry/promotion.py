@@ -94,14 +94,15 @@ def rollback(workspace: Workspace, settings: Settings, *, expect: str = "") -> d
                 _refuse(registry, actor, "rollback", previous.version, {"reason": error.line()})
                 raise
             if rehearsal is None or rehearsal.folder != folder:
-                rehearsal = _stopped(rehearsal) or Rehearsal(folder)
+                _stop(rehearsal)
+                rehearsal = Rehearsal(folder)
             golden = _rehearsed(registry, actor, "rollback", rehearsal, previous, manifest)
             detail = {"golden": golden}
             move_champion(
                 registry, actor, "rollback", previous, previous=champion, detail=detail, check=check, before=state
             )
     finally:
-        _stopped(rehearsal)
+        _stop(rehearsal)
     return {"champion": previous.version, "previous_champion": champion.version}
 
 
@@ -149,7 +150,7 @@ def _early_rehearsal(workspace: Workspace) -> Rehearsal | None:
     return Rehearsal(workspace.runs_root / previous.run_id).start() if previous is not None else None
 
 
-def _stopped(rehearsal: Rehearsal | None) -> None:
+def _stop(rehearsal: Rehearsal | None) -> None:
     if rehearsal is not None:
         rehearsal.stop()
 
