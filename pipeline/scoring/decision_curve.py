@@ -14,7 +14,7 @@ from pipeline.scoring.quantiles import student_95
 #: probabilities of malignancy from which on somebody would act
 THRESHOLDS = tuple(round(percent / 100, 2) for percent in range(1, 21))
 
-_METHOD = "TP/n - FP/n t/(1-t), patients as clusters"
+_METHOD = "TP/n - FP/n t/(1-t), patient jackknife"
 
 
 def net_benefit(
@@ -25,7 +25,7 @@ def net_benefit(
 ) -> tuple[NetBenefit, ...]:
     """Net benefit of calling score >= threshold malignant, and of calling every nodule so; empty without a nodule.
 
-    labels, scores, patients: (n,). The 95 % interval takes a patient's nodules together (linearised, Student's t).
+    labels, scores, patients: (n,). The 95 % interval leaves out one patient after the other (jackknife, Student's t).
     """
     n, n_positive = int(labels.size), int((labels == 1).sum())
     if n == 0:
@@ -37,10 +37,9 @@ def net_benefit(
     values = gains.mean(axis=0)
     codes, names = pd.factorize(patients)
     moved = np.zeros((len(names), at.size))
-    np.add.at(moved, codes, (gains - values) / n)
+    np.add.at(moved, codes, gains - values)
     enough = len(names) > 1
-    errors = np.sqrt((moved**2).sum(axis=0) * len(names) / (len(names) - 1)) if enough else np.zeros(at.size)
-    half = (student_95(len(names) - 1) if enough else 0.0) * errors
+    half = _half_widths((moved / (n - np.bincount(codes)[:, None])) ** 2) if enough else np.zeros(at.size)
     prevalence = n_positive / n
     return tuple(
         NetBenefit(
@@ -58,3 +57,15 @@ def net_benefit(
         )
         for i in range(at.size)
     )
+
+
+def _half_widths(squares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half widths (m,) of 95 % intervals from the squared jackknife steps of each patient (patients, m).
+
+    Degrees of freedom by moments: some patients have many nodules, and an error that rests on few of them is itself
+    less certain than one that rests on all.
+    """
+    n, total = len(squares), squares.sum(axis=0)
+    spread = (squares**2).sum(axis=0) - total**2 / n
+    freedom = np.clip(2 * total**2 / np.maximum(spread, 1e-300), 1, n - 1)
+    return np.array([student_95(float(df)) for df in freedom]) * np.sqrt(total * (n - 1) / n)
