@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from two_sites import NARROW, make_workspace
 from data_contracts.errors import ContractError, UsageError, WeightsError
 from data_contracts.evaluation import EvaluationReport
 from data_contracts.model_card import ModelCard
-from data_contracts.params import ExplainParams
+from data_contracts.params import EvaluateParams, ExplainParams
 from data_contracts.records import digest_of
 from data_contracts.reproduction import ReproducedFigure, Reproduction
 from flows import features, reproduction, training
@@ -66,10 +67,10 @@ class OneVersion:
 def trained(tmp_path_factory: pytest.TempPathFactory):
     """(workspace, run id) of a run of a kind, trained once without Prefect and MLflow."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, names in ((training, ("fit_network", "choose_and_evaluate", "feature_table")),):
-            for name in names:
-                patch.setattr(module, name, getattr(module, name).fn)
+        for name in ("fit_network", "choose_and_evaluate", "feature_table"):
+            patch.setattr(training, name, getattr(training, name).fn)
         patch.setattr(reproduction, "Registry", OneVersion)
+        patch.setattr(training, "EvaluateParams", partial(EvaluateParams, bootstrap=100))
         workspace, dataset_id = make_workspace(tmp_path_factory.mktemp("reproduced"))
         made: dict[str, str] = {}
 
