@@ -68,4 +68,5 @@ def _half_widths(squares: NDArray[np.float64]) -> NDArray[np.float64]:
     n, total = len(squares), squares.sum(axis=0)
     spread = (squares**2).sum(axis=0) - total**2 / n
     freedom = np.clip(2 * total**2 / np.maximum(spread, 1e-300), 1, n - 1)
-    return np.array([student_95(float(df)) for df in freedom]) * np.sqrt(total * (n - 1) / n)
+    quantiles = np.array([student_95(float(df)) for df in freedom], dtype=np.float64)
+    return np.asarray(quantiles * np.sqrt(total * (n - 1) / n), dtype=np.float64)

@@ -192,7 +192,7 @@ def seconds_row() -> Row:
     """A whole report of 2000 nodules: three scores on three sites, subgroups, conformal coverage."""
     table = held_out_set(World(), np.random.default_rng(1), 1000).head(2000)
     thresholds, quantiles = frozen_on_validation(World())
-    started = time.perf_counter()
+    started = time.process_time()
     build_report(
         table,
         run_id="bench",
@@ -208,7 +208,7 @@ def seconds_row() -> Row:
         source_site="source",
         target_site="target",
     )
-    return value_row("report of 2000 nodules", time.perf_counter() - started, "s", at_most=30)
+    return value_row("report of 2000 nodules", time.process_time() - started, "s of processor", at_most=15)
 
 
 def main(sets: int = SETS) -> None:
