@@ -47,9 +47,9 @@ class Named(Record):
 class ChainEnd(Record):
     """How far an audit was written: its number of lines, the digest of the last one, and its bytes."""
 
-    length: int = Field(0, ge=0)
+    length: int = Field(default=0, ge=0)
     head: str = ""
-    size_bytes: int = Field(0, ge=0)
+    size_bytes: int = Field(default=0, ge=0)
 
 
 class RegistryState(Record):

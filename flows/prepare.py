@@ -16,7 +16,8 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from data_contracts.errors import NothingUsableError
 from data_contracts.manifest import Manifest, Split
 from data_contracts.params import LabelParams, Params, PatchParams, SplitParams
-from data_contracts.patches import DatasetCard, PatchKind
+from data_contracts.patch_kind import PatchKind
+from data_contracts.patches import DatasetCard
 from data_contracts.records import atomic_path, digest_of
 from data_contracts.series import SeriesRecord
 from flows.engine import step

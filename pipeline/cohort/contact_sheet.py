@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.model_card import LUNG_WINDOW
-from data_contracts.patches import PatchKind
+from data_contracts.patch_kind import PatchKind
 from pipeline.imaging.window import apply_window_uint8
 
 _TILE_PX = 96

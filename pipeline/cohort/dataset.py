@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from data_contracts.errors import ContractError
 from data_contracts.manifest import Manifest, Split
 from data_contracts.params import PatchParams
-from data_contracts.patches import PATCH_TABLE, DatasetCard, PatchKind, Shard
+from data_contracts.patch_kind import PatchKind
+from data_contracts.patches import PATCH_TABLE, DatasetCard, Shard
 from data_contracts.records import digest_of, sha256_file
 from data_contracts.volume import CTVolume
 from pipeline.cohort.contact_sheet import contact_sheet_png

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from data_contracts.errors import UsageError
 from data_contracts.manifest import Split
 from data_contracts.params import LabelParams, SplitParams
-from data_contracts.patches import DatasetCard, PatchKind
+from data_contracts.patch_kind import PatchKind
+from data_contracts.patches import DatasetCard
 from data_contracts.records import digest_of, sha256_file
 from pipeline.cohort.crop_table import read_crop_table
 from pipeline.cohort.dataset import assemble_dataset

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_contracts.model_card import LUNG_WINDOW
-from data_contracts.patches import PatchKind
+from data_contracts.patch_kind import PatchKind
 from data_contracts.volume import CTVolume
 from pipeline.review.key_images import KEY_IMAGE_PX, MAP_VIEWS, Pen, to_grey
 from pipeline.review.planes import PLANE_LETTERS, LpsPoint, sample_plane
