@@ -1,6 +1,6 @@
 """Does the gate choose well? Thirty scenarios of the phantom, source-only against adapted networks, and the choice.
 
-    python tests/benchmarks/bench_adaptation.py [--seed 7] [--methods adabn,coral,...] [--scenarios 0,3] [--work DIR]
+    python tests/benchmarks/bench_adaptation.py [--seed 11] [--methods adabn,coral,...] [--scenarios 0,3] [--work DIR]
                                                 [--workers 2]
 
 Each scenario fits source-only and one network a method on patients of its own, the gate chooses without a label of the
@@ -28,7 +28,7 @@ METHODS = ("adabn", "coral", "dann", "cdan-e", "mcc")
 #: part of the name of the file of a scenario: a change of how networks are fitted or tested makes new ones
 _VERSION = 2
 #: of the published table; rules are tried out on others
-SEED = 7
+SEED = 11
 #: bounds of the issue: AUC below source-only at worst, share of the possible gain at least
 _MOST_LOSS, _LEAST_SHARE = 0.01, 0.70
 #: the operating point whose threshold is frozen on source validation
