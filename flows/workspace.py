@@ -1,4 +1,4 @@
-"""The workspace: one function a path, its secret, its locks, and tables rebuilt whole from their parts."""
+"""The workspace: its secret, its locks, and tables rebuilt whole from their parts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from data_contracts.errors import ContractError, SchemaVersionError, UsageError, WorkspaceError
 from data_contracts.records import atomic_path, digest_of, write_bytes_atomic
 from flows.progress import say
+from flows.workspace_paths import WorkspacePaths
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,11 +23,8 @@ if TYPE_CHECKING:
 _LOCK_TIMEOUT_S = 600
 
 
-class Workspace:
-    """Paths and tables of one workspace folder."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root.resolve()
+class Workspace(WorkspacePaths):
+    """Secret, locks and tables of one workspace folder."""
 
     def create(self) -> Workspace:
         """Make the folder; raises WorkspaceError where that cannot be."""
@@ -50,98 +48,6 @@ class Workspace:
                 "there is no workspace", where=str(self.root), todo="Run `noduleflow ingest` first, or name another."
             )
         return self
-
-    @property
-    def series_root(self) -> Path:
-        return self.root / "series"
-
-    @property
-    def series_table(self) -> Path:
-        return self.root / "series.parquet"
-
-    @property
-    def preference_file(self) -> Path:
-        return self.root / "preferred_series.json"
-
-    @property
-    def rejected_table(self) -> Path:
-        return self.root / "rejected.parquet"
-
-    @property
-    def nodule_table(self) -> Path:
-        return self.root / "nodules.parquet"
-
-    @property
-    def rejected_parts(self) -> Path:
-        return self.root / "rejected"
-
-    @property
-    def annotation_parts(self) -> Path:
-        return self.root / "annotations"
-
-    @property
-    def datasets_root(self) -> Path:
-        return self.root / "datasets"
-
-    @property
-    def features_root(self) -> Path:
-        return self.root / "features"
-
-    @property
-    def runs_root(self) -> Path:
-        return self.root / "runs"
-
-    @property
-    def known_root(self) -> Path:
-        return self.root / "known"
-
-    @property
-    def reviews_root(self) -> Path:
-        return self.root / "reviews"
-
-    @property
-    def drift_root(self) -> Path:
-        return self.root / "drift"
-
-    @property
-    def segmenters_root(self) -> Path:
-        return self.root / "segmenters"
-
-    @property
-    def audit_file(self) -> Path:
-        return self.root / "audit.jsonl"
-
-    @property
-    def mlflow_database(self) -> Path:
-        return self.root / "mlflow.db"
-
-    @property
-    def mlflow_artifacts(self) -> Path:
-        return self.root / "mlartifacts"
-
-    @property
-    def prefect_home(self) -> Path:
-        return self.root / "prefect"
-
-    @property
-    def scratch_root(self) -> Path:
-        return self.root / "scratch"
-
-    @property
-    def inbox_root(self) -> Path:
-        return self.root / "inbox"
-
-    @property
-    def exchange_root(self) -> Path:
-        return self.root / "exchange"
-
-    @property
-    def identity_root(self) -> Path:
-        return self.root / "identity"
-
-    @property
-    def secret_file(self) -> Path:
-        return self.root / "secret.key"
 
     def secret(self, given: str | None = None) -> bytes:
         """Key of the keyed digests: the one given, or this workspace's own file (mode 600), made once."""
