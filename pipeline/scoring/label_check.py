@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from pipeline.scoring.delong import delong
 
@@ -55,6 +55,20 @@ def label_warnings(
             "benign and malignant look swapped."
         )
     return tuple(found)
+
+
+def contradictions(labels: NDArray[np.int64], soft: NDArray[np.float64]) -> int:
+    """Labels on the wrong side of their readers' mean, for the threshold that leaves the fewest."""
+    known = np.isfinite(soft)
+    value, label = soft[known], labels[known]
+    if not known.any():
+        return 0
+    order = np.argsort(value, kind="stable")
+    value, label = value[order], label[order]
+    ends = np.append(np.flatnonzero(np.diff(value) > 0) + 1, [0, len(value)])
+    above = np.concatenate([[0], np.cumsum(label)])
+    # with a threshold after `end` rows: malignant ones below it and benign ones above it are wrong
+    return int(min(above[end] + (len(label) - end) - (above[-1] - above[end]) for end in ends))
 
 
 def _size_side(labels: ArrayLike, diameters_mm: ArrayLike) -> tuple[int, float]:

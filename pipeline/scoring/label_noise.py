@@ -6,8 +6,8 @@ A clean but difficult cohort is uncertain where nodules are in between; flips al
 which is what tells e from difficulty. Each patient is judged by a fit on others, as in confident learning (Northcutt
 et al. 2021, JAIR 70:1373).
 
-A batch is compared with the rest: expected flips among its nodules, against batches of the same patients drawn at
-random. It needs no expectation from outside. Flips spread over all labels do: the share must be above `most`.
+A batch is compared with the rest, by exchanging patients: it needs no expectation from outside. Flips spread over all
+labels do: the share must be above `most`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from data_contracts.drift import Verdict
 from pipeline.scoring.bootstrap import cluster_draws
 from pipeline.scoring.delong import delong
 from pipeline.scoring.folds import patient_folds
+from pipeline.scoring.label_check import contradictions
 
 Floats = NDArray[np.float64]
 
@@ -39,6 +40,8 @@ _GRID = np.linspace(0.0, 1.0, 201)
 #: verdict on a batch: level after Holm, and what the lower end of its share of flips must pass
 _LEVELS: tuple[tuple[Verdict, float, float], ...] = (("alert", 0.01, 0.03), ("watch", 0.05, 0.0))
 _MOST_NAMED = 20
+#: twice the drop of the log-likelihood that refuses a share, one-sided at 5 %
+_DROP = 2.71
 #: share of labels against their own readers' mean that is more than a slip
 _MOST_CONTRADICTIONS = 0.02
 #: a warning that says "contradict" is one that the gate of a promotion refuses
@@ -47,11 +50,16 @@ _WORDS: Mapping[Verdict, str] = {"alert": "contradict", "watch": "differ from"}
 
 @dataclass(frozen=True)
 class Judged:
-    """q: (n,) probability of the label that stands, by other patients, if nothing were flipped; p: of malignant."""
+    """q: (n,) probability of the label that stands, by other patients, if nothing were flipped; p: of malignant.
+
+    flipped, least: share of flips, and the lower bound by profile likelihood: fewer flips and harder nodules would
+    explain the labels nearly as well.
+    """
 
     q: Floats
     p: Floats
     flipped: float
+    least: float
 
 
 def audit_labels(
@@ -62,7 +70,7 @@ def audit_labels(
     patch_ids: list[str],
     *,
     soft: Floats | None = None,
-    most: float = 0.03,
+    most: float = 0.02,
 ) -> LabelAudit:
     """What the labels say of each other.
 
@@ -89,6 +97,7 @@ def audit_labels(
     likely = np.log(np.maximum((1 - _GRID) * judged.q[:, None] + _GRID * (1 - judged.q[:, None]), 1e-12))
     flips = suspicion(judged)
     share = _share(likely, patients, judged.flipped)
+    share = share.model_copy(update={"low": min(share.low, judged.least)})
     found = _batches(flips, likely, patients, batches)
     order = np.argsort(-flips)[:_MOST_NAMED]
     audit = LabelAudit(
@@ -123,9 +132,31 @@ def judge_labels(features: Floats, labels: NDArray[np.int64], patients: NDArray[
         weights, _ = _robust_fit(known[~held], labels[~held], _RIDGE)
         logits[held] = known[held] @ weights[1:] + weights[0]
     spread = max(float(logits.std()), 1e-6)
-    weights, flipped = _robust_fit((logits / spread)[:, None], labels, 1e-3)
-    p = expit(weights[0] + weights[1] * logits / spread)
-    return Judged(np.where(labels == 1, p, 1 - p), p, flipped)
+    scaled = logits / spread
+    weights, flipped = _robust_fit(scaled[:, None], labels, 1e-3)
+    p = expit(weights[0] + weights[1] * scaled)
+    return Judged(np.where(labels == 1, p, 1 - p), p, flipped, _least_flips(scaled, labels, weights, flipped))
+
+
+def _least_flips(logits: Floats, labels: NDArray[np.int64], weights: Floats, flipped: float) -> float:
+    """The smallest share of flips that, with slope and offset fitted again, is not refused."""
+    sign = np.where(labels == 1, 1.0, -1.0)
+
+    def loss(values: Floats, e: float) -> float:
+        p = expit(sign * (values[0] + values[1] * logits))
+        return float(-np.log(np.maximum(e + (1 - 2 * e) * p, 1e-12)).sum())
+
+    def refused(e: float) -> bool:
+        found = minimize(loss, weights, args=(e,), method="BFGS", options={"maxiter": 60})
+        return 2 * (float(found.fun) - loss(weights, flipped)) > _DROP
+
+    low, high = 0.0, flipped
+    if not refused(low):
+        return 0.0
+    while high - low > 0.002:
+        middle = (low + high) / 2
+        low, high = (middle, high) if refused(middle) else (low, middle)
+    return high
 
 
 def suspicion(judged: Judged) -> Floats:
@@ -133,20 +164,6 @@ def suspicion(judged: Judged) -> Floats:
     prior = max(judged.flipped, _PRIOR)
     against = prior * (1 - judged.q)
     return np.asarray(against / (against + (1 - prior) * judged.q), dtype=np.float64)
-
-
-def contradictions(labels: NDArray[np.int64], soft: Floats) -> int:
-    """Labels on the wrong side of their readers' mean, for the threshold that leaves the fewest."""
-    known = np.isfinite(soft)
-    value, label = soft[known], labels[known]
-    if not known.any():
-        return 0
-    order = np.argsort(value, kind="stable")
-    value, label = value[order], label[order]
-    ends = np.append(np.flatnonzero(np.diff(value) > 0) + 1, [0, len(value)])
-    above = np.concatenate([[0], np.cumsum(label)])
-    # with a threshold after `end` rows: malignant ones below it and benign ones above it are wrong
-    return int(min(above[end] + (len(label) - end) - (above[-1] - above[end]) for end in ends))
 
 
 def _robust_fit(features: Floats, labels: NDArray[np.int64], ridge: float) -> tuple[Floats, float]:
@@ -221,7 +238,7 @@ def _batches(
     for rank, number in enumerate(np.argsort([one[-1] for one in found], kind="stable").tolist()):
         column, level, n_in, owners, share, p = found[number]
         running = max(running, min(1.0, (len(found) - rank) * p))
-        verdict = next((name for name, at, least in _LEVELS if running <= at and share.low > least), "ok")
+        verdict: Verdict = next((name for name, at, least in _LEVELS if running <= at and share.low > least), "ok")
         made.append(
             BatchLabels(
                 column=column,
