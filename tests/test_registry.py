@@ -386,6 +386,24 @@ def test_a_file_too_many_or_too_few_is_seen_and_a_link_too(site: Site) -> None:
         registry.verified_folder("3")
 
 
+def test_what_python_compiles_when_mlflow_serves_a_version_is_removed_and_anything_else_refused(site: Site) -> None:
+    from data_contracts.versions import VersionManifest
+    from flows.registry.seal import check_model, hashed, listed
+
+    folder = site[0].root / "logged" / "served"
+    cache = folder / "code" / "__pycache__"
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "served.py").write_text("pass\n")
+    manifest = VersionManifest(run_id="served", files={}, model_files=hashed(listed(folder)))
+    cache.mkdir()
+    (cache / "served.cpython-311.pyc").write_bytes(b"1")
+    check_model(folder, manifest)
+    assert list(cache.iterdir()) == []
+    (cache / "other.cpython-311.pyc").write_bytes(b"1")
+    with pytest.raises(WeightsDigestError, match="not registered"):
+        check_model(folder, manifest)
+
+
 def test_what_a_later_command_derives_from_a_version_is_no_file_of_it(site: Site) -> None:
     folder = site[0].runs_root / "run3" / "explanation"
     folder.mkdir()

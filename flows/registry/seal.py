@@ -60,7 +60,12 @@ def check_folder(folder: Path, manifest: VersionManifest) -> None:
 
 
 def check_model(model_dir: Path, manifest: VersionManifest) -> None:
-    """The same of the artifacts of the MLflow model."""
+    """The same of the artifacts of the MLflow model.
+
+    Compiled copies of its own code, which Python leaves there when MLflow serves it from this folder, are removed: they
+    are made again from the compared source, and what was put in their place is not trusted.
+    """
+    _remove_compiled(model_dir, manifest.model_files)
     _check(model_dir, manifest.model_files, "MLflow model")
 
 
@@ -102,6 +107,13 @@ def _check(folder: Path, expected: Mapping[str, str], place: str) -> None:
     digests = hashed(found)
     if changed := [name for name in sorted(expected) if digests[name] != expected[name]]:
         raise _different("is not what was registered", f"{place}/{changed[0]}")
+
+
+def _remove_compiled(model_dir: Path, expected: Mapping[str, str]) -> None:
+    for compiled in model_dir.rglob("__pycache__/*.pyc"):
+        source = compiled.parents[1] / f"{compiled.name.split('.')[0]}.py"
+        if source.relative_to(model_dir).as_posix() in expected:
+            compiled.unlink()
 
 
 def _different(what: str, where: str) -> WeightsDigestError:
