@@ -94,11 +94,9 @@ def _too_few(known: dict[str, Any], params: DriftParams) -> str | None:
     nodules, patients = known["n_nodules"], known["n_patients"]
     if not known["n_reference_nodules"]:
         return "the version has no reference: it was trained before one was kept; train it again"
-    if known["n_reference_patients"] < params.min_patients or known["n_reference_nodules"] < params.min_nodules:
-        return (
-            f"the reference is too small: {known['n_reference_nodules']} of {params.min_nodules} nodules, "
-            f"{known['n_reference_patients']} of {params.min_patients} patients"
-        )
+    for what, least in (("nodules", params.min_nodules), ("patients", params.min_patients)):
+        if (held_out := known[f"n_reference_{what}"]) < least:
+            return f"the reference of the version is too small: {held_out} held-out {what}, at least {least} are asked"
     if nodules < params.min_nodules:
         return f"too few nodules yet: {nodules} of {params.min_nodules}"
     if patients < params.min_patients:
