@@ -113,6 +113,7 @@ def summary(study_keys: Mapping[str, str], before: set[str], rejected: Sequence[
         "accepted": len(study_keys),
         "new": len(new),
         "already_there": len(study_keys) - len(new),
+        "studies_arriving": 0,
         "n_refused": len(rejected),
         "refused": dict(sorted(Counter(item.reason.value for item in rejected).items())),
         "series_keys": sorted(study_keys),
