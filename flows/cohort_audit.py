@@ -20,6 +20,8 @@ from pipeline.scoring.label_features import label_features
 from pipeline.scoring.label_noise import audit_labels
 
 AUDIT_FILE = "cohort.json"
+#: patches that are read at a time
+_BLOCK = 512
 #: columns of an index that say who a label came from or with what
 _BATCHES = ("batch", "source", "readers", "site")
 
@@ -29,7 +31,7 @@ def audit_cohort(folder: Path, cohort: TrainingCohort) -> CohortAudit:
 
     Raises
     ------
-    LeakError: one picture is in two splits under two patient keys, and `near_duplicates` is not "warn". A published
+    LeakError: one picture is in two splits under two patient keys, and `near_duplicates` is "refuse". A published
         split that names no patients is only warned about.
     """
     path = folder / AUDIT_FILE
@@ -41,7 +43,7 @@ def audit_cohort(folder: Path, cohort: TrainingCohort) -> CohortAudit:
         raise LeakError(
             same_pictures_text(pairs),
             where=cohort.reader.card.dataset_id,
-            todo="Give both the key of one patient, or leave one out; --set near_duplicates=warn trains all the same.",
+            todo="Give both the key of one patient, or leave one out; near_duplicates=warn trains all the same.",
         )
     audit = CohortAudit(same_pictures=pairs, labels=labels_of(cohort))
     audit.write(path)
@@ -64,7 +66,10 @@ def same_pictures(cohort: TrainingCohort) -> tuple[SamePicture, ...]:
     parts = rows["split"].astype(str)
     if cohort.params.members > 1:
         parts = parts.where(parts == Split.TEST.value, rows["patient_key"])
-    planes = axial_planes(cohort.reader.load(list(rows["patch_id"])), cohort.reader.card.kind)
+    keys, kind = list(rows["patch_id"]), cohort.reader.card.kind
+    # Cubes of a large dataset do not fit into memory at once; their planes do.
+    blocks = (cohort.reader.load(keys[start : start + _BLOCK]) for start in range(0, len(keys), _BLOCK))
+    planes = np.concatenate([axial_planes(block, kind) for block in blocks]) if keys else np.zeros((0, 1, 1, 1))
     found = near_duplicates(planes, parts.to_numpy(dtype=object), rows["patient_key"].to_numpy(dtype=object))
     ids = [str(key) for key in rows["patch_id"]]
     return tuple(

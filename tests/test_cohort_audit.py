@@ -76,16 +76,16 @@ def test_a_clean_dataset_passes_and_is_looked_at_once(source: Path, tmp_path: Pa
     assert (tmp_path / "run" / "cohort.json").stat().st_mtime_ns == written
 
 
-def test_one_picture_under_two_patients_ends_the_training_before_anything_is_written(
+def test_one_picture_under_two_patients_is_a_warning_or_ends_the_training_before_anything_is_written(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = dataset(source, tmp_path, turned_copies)
     with pytest.raises(
         LeakError, match=r"two splits show the same picture under two patient keys.*near_duplicates=warn"
     ):
-        audit_cohort(tmp_path / "run", TrainingCohort(folder, TrainParams()))
+        audit_cohort(tmp_path / "run", TrainingCohort(folder, TrainParams(near_duplicates="refuse")))
     assert not (tmp_path / "run").exists()
-    found = audit_cohort(tmp_path / "run", TrainingCohort(folder, TrainParams(near_duplicates="warn")))
+    found = audit_cohort(tmp_path / "run", TrainingCohort(folder, TrainParams()))
     assert found.same_pictures
     assert all(int(pair.second) - 160 == int(pair.first) for pair in found.same_pictures)
     assert "same picture" in capsys.readouterr().err

@@ -80,7 +80,8 @@ class TrainParams(Params):
     precision: of the stages that learn, and of features taken from a table. bf16 (mixed: weights, head and validation
         stay in fp32) is faster only where the processor has it in hardware; auto takes it there, where the gradients of
         the first batch agree with those of fp32.
-    near_duplicates: one picture in two splits under two patient keys ends the training, or is only a warning.
+    near_duplicates: one picture in two splits under two patient keys is a warning that keeps a version from being
+        promoted, or ends the training.
     deterministic: refuse operations whose result is not the same every time (torch's own switch).
     noise: standard deviation of Gaussian noise on augmented images, in units of the normalised image.
     common_spacing_mm: grid to which crops of differing pixel spacing are resampled; 0 leaves them.
@@ -135,5 +136,5 @@ class TrainParams(Params):
     threads: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     deterministic: bool = False
-    near_duplicates: Literal["refuse", "warn"] = "refuse"
+    near_duplicates: Literal["refuse", "warn"] = "warn"
     noise: float = Field(0.0, ge=0)

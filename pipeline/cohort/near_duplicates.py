@@ -32,6 +32,8 @@ _SEARCH = (1.0, 4.0, 4.0, 0.3)
 _SEARCH_PX = 32
 _CANDIDATES = 5
 _OFFSET_PX = 4
+#: of smaller planes an offset leaves too little to tell one ball from another
+_LEAST_PX = 24
 #: of fewer patches nobody can say how alike strangers are
 _FEW = 30
 _NEARLY_EQUAL = 0.995
@@ -58,9 +60,9 @@ def near_duplicates(planes: NDArray[np.generic], parts: NDArray[Any], owners: ND
 
     Returns
     -------
-    Each pair once, the most alike first. Patches without structure, and planes below 16 pixels, are not compared.
+    Each pair once, the most alike first. Patches without structure, and planes below 24 pixels, are not compared.
     """
-    if len(planes) < 2 or min(planes.shape[-2:]) < 16:
+    if len(planes) < 2 or min(planes.shape[-2:]) < _LEAST_PX:
         return []
     middle = planes.shape[1] // 2
     _, codes, counts = np.unique(parts.astype(str), return_inverse=True, return_counts=True)
