@@ -7,6 +7,7 @@ nodules     NoduleTable                        manifest    Manifest, Split
 patches     PatchTable, DatasetCard            features    FeatureTable, FeatureCard
 predictions PredictionTable                    evaluation  EvaluationReport
 model_card  ModelCard, InputSpec               promotion   PromotionPolicy, PromotionDecision, AuditRecord
-review      Finding, StudyReview, feedback     params      one frozen parameter class a step
+review      Finding, StudyReview               feedback    ReaderFeedback: the answers to it
+params      one frozen parameter class a step
 guidelines  what they are asked and answer     guideline_tables  RuleTable, BrockTable
 """

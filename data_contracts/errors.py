@@ -21,6 +21,7 @@ NoduleflowError                 1  something failed
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 
@@ -121,3 +122,16 @@ class ExchangeError(NoduleflowError):
 
 class RegistryError(NoduleflowError):
     pass
+
+
+def storage_error(error: Exception) -> WorkspaceError | None:
+    """What a full or read-only disk means, also where a database met it, in one line; None for any other trouble."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = str(error)
+    if number in (errno.ENOSPC, errno.EDQUOT) or "database or disk is full" in text:
+        return WorkspaceError("the disk is full", todo="Make room and give the same command again: it goes on.")
+    if number == errno.EROFS or "attempt to write a readonly database" in text:
+        return WorkspaceError(
+            "the disk cannot be written (Read-only file system)", todo="Mend it and give the same command again."
+        )
+    return None

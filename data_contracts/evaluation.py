@@ -138,13 +138,19 @@ class ConformalFigures(Record):
 class AdaptationDecision(Record):
     """What was chosen among source-only and adapted networks, by a rule that needs no target label.
 
-    method: the adapted networks that were offered, with commas between them. reasons: the verdict, what decided it for
-    all, then one sentence a network. figures: of every network, by name.
+    method: the adapted networks that were offered, with commas between them. chosen: source-only, one of them, or
+    "joined" for the mean logit of `members` by `weights`. scale, offset: the kept network's logit is scale * that +
+    offset, so that those of the target are a mix of the source's classes; it keeps the order of nodules. reasons: the
+    verdict, what decided it for all, then one sentence a network. figures: of every network, by name.
     """
 
     method: str
     chosen: str
     adapted: bool
+    members: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    scale: float = 1.0
+    offset: float = 0.0
     reasons: tuple[str, ...]
     figures: dict[str, dict[str, float]]
 

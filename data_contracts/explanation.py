@@ -6,6 +6,8 @@ from data_contracts.records import Record
 
 EXPLANATION_FILE = "explanation.json"
 NO_EXPLANATION = "No reliable explanation"
+#: purpose of the signature, so that one made for another record does not fit
+SIGNED_AS = "explanation"
 
 
 class SanityTest(Record):
@@ -26,7 +28,8 @@ class ExplanationReport(Record):
     """explanation.json of a run. It speaks of the weights `checkpoint_sha256` and of one method alone.
 
     stage: of the backbone whose feature maps Grad-CAM weighed; None for occlusion.
-    n_nodules, n_patients: held-out ones, each moved off the centre of its patch.
+    n_nodules, n_patients: held-out ones, each moved off the centre of its patch. mac: signature with the key of the
+    audit, because the file is younger than the seal of its version.
     """
 
     run_id: str
@@ -40,3 +43,4 @@ class ExplanationReport(Record):
     reason: str
     tests: tuple[SanityTest, ...]
     parameters: dict[str, object] = {}
+    mac: str = ""

@@ -93,21 +93,16 @@ class PriorNodule(Measured):
     lung_rads: LungRads | None = None
 
 
-class GuidelineNodule(Measured):
-    """One nodule; a property that is None was not assessed.
+class NoduleProperties(Record):
+    """What a person may state of a nodule; a property that is None was not assessed.
 
-    diameter_interval_mm: 95 % interval of the mean diameter, where the measurement knows it better than the table of
-        the readers' variability does.
     status: against earlier CTs; None lets it follow from `prior` and the dates. solid_status: of the solid part.
     calcification: "none" is known to be none. cyst: "none" is known to be no cyst.
     suspicious_features: others than spiculation, in words (lymphadenopathy, metastasis, chest wall invasion).
     """
 
-    nodule_id: str
-    diameter_interval_mm: tuple[float, float] | None = None
     status: Status | None = None
     solid_status: SolidStatus | None = None
-    prior: PriorNodule | None = None
     calcification: Literal["none", "complete", "central", "popcorn", "concentric", "eccentric", "other"] | None = None
     fat: bool | None = None
     juxtapleural: bool | None = None
@@ -123,6 +118,18 @@ class GuidelineNodule(Measured):
         | None
     ) = None
     proven_benign: bool | None = None
+
+
+class GuidelineNodule(NoduleProperties, Measured):
+    """One nodule as a guideline is asked about it.
+
+    diameter_interval_mm: 95 % interval of the mean diameter, where the measurement knows it better than the table of
+        the readers' variability does.
+    """
+
+    nodule_id: str
+    diameter_interval_mm: tuple[float, float] | None = None
+    prior: PriorNodule | None = None
 
     @model_validator(mode="after")
     def _interval_is_one(self) -> Self:

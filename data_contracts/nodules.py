@@ -20,6 +20,11 @@ RATINGS: dict[str, int] = {
     "texture": 5,
 }
 
+#: `source` of what readers answered to a report; such rows have `answer`, `standing` and `corrected` too
+READER_SOURCE = "reader"
+#: the texture that a nodule type is, on the scale of the ratings
+TEXTURE_OF_TYPE = {"ground_glass": 1.0, "part_solid": 3.0, "solid": 5.0}
+
 
 class NoduleAnnotation(Record):
     """One reader's mark of one nodule, before it is matched to a series of the workspace.
@@ -85,6 +90,9 @@ NODULE_TABLE = TableContract(
             "volume_mm3": pa.Column("float64", pa.Check.gt(0), nullable=True, required=False),
             "equivalent_diameter_mm": pa.Column("float64", pa.Check.gt(0), nullable=True, required=False),
             "probability": pa.Column("float64", pa.Check.in_range(0, 1), nullable=True, required=False),
+            "answer": pa.Column("object", nullable=True, required=False),
+            "standing": pa.Column("object", nullable=True, required=False),
+            "corrected": pa.Column("object", nullable=True, required=False),
         },
         unique=["nodule_id", "reader"],
         coerce=True,

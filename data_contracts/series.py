@@ -45,6 +45,8 @@ class SeriesRecord(Record):
     slice_shape: (rows, columns) of those images then; None where the volume has theirs, or an old record lacks it.
     sop_class_uid: of the images; "" in old records. frame_numbers: of slice k in its object, from 1; 0 for an
         interpolated one; empty where every object is one slice.
+    series_number, instance_numbers: as the scanner counts them; of slice k, 0 for an interpolated one or where the
+        header does not say; empty where it says nothing.
     """
 
     series_key: str
@@ -60,6 +62,8 @@ class SeriesRecord(Record):
     slice_shape: tuple[int, int] | None = None
     sop_class_uid: str = ""
     frame_numbers: tuple[int, ...] = ()
+    series_number: int | None = None
+    instance_numbers: tuple[int, ...] = ()
     series_uid_key: str
     frame_of_reference_key: str = ""
     sop_uid_keys: tuple[str, ...]
@@ -83,7 +87,7 @@ class SeriesRecord(Record):
 
     def row(self) -> dict[str, object]:
         """The record as a row of series.parquet: findings as their codes, identity columns only where kept."""
-        of_slices = {"sop_uid_keys", "frame_numbers", "slice_affine_lps", "slice_shape"}
+        of_slices = {"sop_uid_keys", "frame_numbers", "instance_numbers", "slice_affine_lps", "slice_shape"}
         row = self.model_dump(mode="json", exclude={"findings", "identity", "affine_lps", *of_slices})
         row["affine_lps"] = [value for line in self.affine_lps for value in line]
         row["findings"] = [finding.code.value for finding in self.findings]

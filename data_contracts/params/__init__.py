@@ -2,8 +2,10 @@
 
 from data_contracts.params.base import Params
 from data_contracts.params.cohort import ImageParams, LabelParams, PatchParams, PhantomParams, SplitParams
+from data_contracts.params.detection import DetectionParams
 from data_contracts.params.drift import DriftParams
 from data_contracts.params.explanation import ExplainParams
+from data_contracts.params.feedback import FeedbackParams
 from data_contracts.params.few_shot import FewShotParams
 from data_contracts.params.guidelines import GuidelineParams
 from data_contracts.params.intake import DeidentifyParams, IngestParams
@@ -15,10 +17,12 @@ __all__ = [
     "ADAPTATION_METHODS",
     "AdaptationGateParams",
     "DeidentifyParams",
+    "DetectionParams",
     "DriftParams",
     "EvaluateParams",
     "ExplainParams",
     "FeatureParams",
+    "FeedbackParams",
     "FewShotParams",
     "GuidelineParams",
     "ImageParams",

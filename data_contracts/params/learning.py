@@ -58,13 +58,15 @@ class AdaptationGateParams(Params):
     max_mixture_excess: how far its logits on the target may be from every mix of the source's classes, as a multiple
         of what sampling alone gives; where source-only's are farther, so far as they are.
     min_agreement: share of target nodules that it and source-only must call alike.
+    alignment_penalty: what a move of one standard deviation has to gain, in multiples of what sampling alone gives.
     """
 
-    min_domain_distance: float = Field(0.75, ge=0, le=2)
+    min_domain_distance: float = Field(0.6, ge=0, le=2)
     max_source_auc_drop: float = Field(0.0075, ge=0)
     min_infomax_gain: float = 0.0
     max_mixture_excess: float = Field(1.0, ge=0)
     min_agreement: float = Field(0.7, ge=0, le=1)
+    alignment_penalty: float = Field(0.3, ge=0)
 
 
 class EvaluateParams(Params):
