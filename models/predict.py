@@ -79,6 +79,17 @@ def represented(network: NoduleNetwork, patches: NDArray[np.generic], spec: Inpu
     return out
 
 
+def logits_and_represented(
+    network: NoduleNetwork, patches: NDArray[np.generic], spec: InputSpec
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Logits (n,) as of `predict_logits` and representations (n, width); in one pass where there is one view."""
+    vectors = represented(network, patches, spec)
+    if spec.views > 1:
+        return predict_logits(network, patches, spec), vectors
+    with torch.inference_mode():
+        return np.asarray(network.head.classify(torch.from_numpy(vectors)).double().numpy()), vectors
+
+
 def stream_features(
     engine: Engine, load: Callable[[slice], NDArray[np.generic]], n: int, spec: InputSpec
 ) -> Iterator[NDArray[np.float32]]:

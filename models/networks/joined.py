@@ -54,8 +54,12 @@ def build_backbones(name: str, members: int, *, seed: int) -> Backbone:
     return JoinedBackbone([build_backbone(name, seed=seed + member) for member in range(members)])
 
 
-def join_networks(networks: Sequence[NoduleNetwork], plan: NetworkPlan) -> NoduleNetwork:
+def join_networks(
+    networks: Sequence[NoduleNetwork], plan: NetworkPlan, weights: Sequence[float] | None = None
+) -> NoduleNetwork:
     """One network whose logit, and whose every concept, is the mean of those of `networks`.
+
+    weights: what each counts, 1 in all; alike by default.
 
     Raises
     ------
@@ -66,11 +70,13 @@ def join_networks(networks: Sequence[NoduleNetwork], plan: NetworkPlan) -> Nodul
             f"several networks with a {plan.head} head and {plan.pooling} pooling are not one network",
             todo="Set head=linear and pooling=mean, or members=1.",
         )
+    weights = [1 / len(networks)] * len(networks) if weights is None else weights
     joined = build_network(JoinedBackbone([network.backbone for network in networks]), plan, seed=0)
     with torch.no_grad():
-        _mean_layer(joined.head.logit, [network.head.logit for network in networks])
+        _mean_layer(joined.head.logit, [network.head.logit for network in networks], weights)
         if joined.concepts is not None:
-            _mean_layer(joined.concepts, [network.concepts for network in networks if network.concepts is not None])
+            layers = [network.concepts for network in networks if network.concepts is not None]
+            _mean_layer(joined.concepts, layers, weights)
     return joined.eval()
 
 
@@ -91,6 +97,7 @@ def blend_concepts(network: NoduleNetwork, weights: Sequence[float]) -> None:
         layer.bias.mul_(weights[0]).add_(share @ concepts.bias)
 
 
-def _mean_layer(layer: nn.Linear, members: Sequence[nn.Linear]) -> None:
-    layer.weight.copy_(torch.cat([member.weight for member in members], dim=1) / len(members))
-    layer.bias.copy_(torch.stack([member.bias for member in members]).mean(dim=0))
+def _mean_layer(layer: nn.Linear, members: Sequence[nn.Linear], weights: Sequence[float]) -> None:
+    shares = list(zip(weights, members, strict=True))
+    layer.weight.copy_(torch.cat([weight * member.weight for weight, member in shares], dim=1))
+    layer.bias.copy_(torch.stack([weight * member.bias for weight, member in shares]).sum(dim=0))

@@ -1,0 +1,1 @@
+"""Networks that find nodules in a whole chest, named by a folder of the workspace."""
