@@ -10,11 +10,13 @@ is connected at that resolution.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from data_contracts.volume import PADDING_HU, CTVolume
 from pipeline.imaging.resample import index_map, resample
@@ -83,14 +85,17 @@ class LungMask:
         return "left" if nearest[1] == _LEFT else "right"
 
     def _nearest(self, lps_mm: NDArray[np.floating]) -> tuple[float, int] | None:
-        voxels = np.argwhere(self.sides)
+        voxels, tree = self._places
         if not len(voxels):
             return None
-        points_mm = voxels @ self.affine[:3, :3].T + self.affine[:3, 3]
-        distances = np.linalg.norm(points_mm - np.asarray(lps_mm, dtype=np.float64), axis=1)
-        nearest = int(distances.argmin())
-        k, j, i = voxels[nearest]
-        return float(distances[nearest]), int(self.sides[k, j, i])
+        distance, nearest = tree.query(np.asarray(lps_mm, dtype=np.float64))
+        return float(distance), int(self.sides[tuple(voxels[nearest])])
+
+    @cached_property
+    def _places(self) -> tuple[NDArray[np.int64], cKDTree]:
+        """Lung voxels (n, 3) as k, j, i, and a tree of their centres in mm: a study asks once a nodule."""
+        voxels = np.argwhere(self.sides)
+        return voxels, cKDTree(voxels @ self.affine[:3, :3].T + self.affine[:3, 3])
 
 
 class LungSegmenter(Protocol):

@@ -1,0 +1,1 @@
+"""Size and type of a nodule: outline on a cube of HU, axes, solid part."""
