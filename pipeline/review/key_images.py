@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,13 @@ from data_contracts.params import ReviewParams
 from data_contracts.volume import CTVolume
 from pipeline.review.planes import PLANE_LETTERS, LpsPoint, sample_plane
 
-#: Side of a key image; drawn at OVERSAMPLING times that and reduced, so that marks have smooth edges.
+#: Side of a key image, and of a small one; marks are drawn OVERSAMPLING times as fine and reduced, for smooth edges.
 KEY_IMAGE_PX = 360
+SMALL_IMAGE_PX = 240
 OVERSAMPLING = 2
+
+#: zlib's default takes some three times as long for pictures that are hardly smaller
+_PNG_LEVEL = 1
 
 _MARK = (255, 193, 61)
 _TEXT = (236, 240, 244)
@@ -66,8 +71,9 @@ def render_key_images(
     center_lps_mm: LpsPoint,
     diameter_mm: float,
     params: ReviewParams,
+    side_px: int = KEY_IMAGE_PX,
 ) -> dict[str, bytes]:
-    """PNG of every view of KEY_VIEWS, each KEY_IMAGE_PX a side, RGB.
+    """PNG of every view of KEY_VIEWS, each `side_px` a side, RGB.
 
     The planes lie along the patient's axes whatever the affine of the volume. Close-ups show
     `params.key_image_size_mm`, more where the nodule would not fit with its surroundings.
@@ -83,18 +89,26 @@ def render_key_images(
         size_mm = overview_mm if is_overview else side_mm
         key = name if is_overview else view.plane
         if key not in planes:
-            # A whole slice shrinks: it is sampled finer and averaged, or its fine texture would alias.
-            n_px = KEY_IMAGE_PX * (OVERSAMPLING if is_overview else 1)
-            planes[key] = sample_plane(volume, center, view.plane, size_mm=(size_mm, size_mm), shape_px=(n_px, n_px))
-        pen = Pen(size_mm)
+            planes[key] = _sampled(volume, center, view.plane, size_mm, side_px, shrinks=is_overview)
+        bar_mm = 50 if is_overview else 10 if size_mm <= 80 else 20
+        where = f"slice {slice_number}/{volume.shape_kji[0]}" if view.plane == "axial" else ""
+        pen = framed_pen(view.plane, view.window, size_mm, side_px, bar_mm, where)
         across_mm, down_mm = (float(value) for value in (np.asarray(center_lps_mm) - center)[:2])
         pen.mark(across_mm, down_mm, diameter_mm / 2, ring=is_overview)
-        pen.letters(PLANE_LETTERS[view.plane])
-        where = f"slice {slice_number}/{volume.shape_kji[0]}" if view.plane == "axial" else view.plane
-        pen.note(where, f"W {view.window.width_hu:.0f}  L {view.window.center_hu:.0f}")
-        pen.scale_bar(50 if is_overview else 10 if size_mm <= 80 else 20)
         images[name] = pen.png_over(to_grey(planes[key], view.window))
     return images
+
+
+def _sampled(
+    volume: CTVolume, center: LpsPoint, plane: str, size_mm: float, side_px: int, *, shrinks: bool
+) -> NDArray[np.float32]:
+    """A square plane in HU; one that shrinks is sampled finer, to be averaged, or its fine texture would alias."""
+    if shrinks:
+        shape = (side_px * OVERSAMPLING, side_px * OVERSAMPLING)
+        return sample_plane(volume, center, plane, size_mm=(size_mm, size_mm), shape_px=shape, order=1)
+    # Half as many points are still finer than a scanner's pixels; between them a cheaper cubic does as well.
+    half = sample_plane(volume, center, plane, size_mm=(size_mm, size_mm), shape_px=(side_px // 2, side_px // 2))
+    return np.asarray(Image.fromarray(half).resize((side_px, side_px), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 def close_up_mm(diameter_mm: float, params: ReviewParams) -> float:
@@ -118,23 +132,45 @@ def _whole_slice(volume: CTVolume, center_lps_mm: LpsPoint) -> tuple[NDArray[np.
     return np.array([*middle, center_lps_mm[2]], dtype=np.float64), float((high - low).max())
 
 
+def framed_pen(plane: str, window: Window, size_mm: float, side_px: int, bar_mm: int, where: str = "") -> Pen:
+    """A pen on a layer with directions, window, scale bar, and where the picture lies, which is its plane if empty."""
+    window_note = f"W {window.width_hu:.0f}  L {window.center_hu:.0f}"
+    pen = Pen(size_mm, side_px, _frame(plane, window_note, size_mm, side_px, bar_mm, not where).copy())
+    if where:
+        pen.note(where)
+    return pen
+
+
+@lru_cache(maxsize=32)
+def _frame(plane: str, window_note: str, size_mm: float, side_px: int, bar_mm: int, names_plane: bool) -> Image.Image:
+    """What all pictures of a kind share, drawn once: text takes longer than all else that is drawn on a picture."""
+    pen = Pen(size_mm, side_px)
+    pen.letters(PLANE_LETTERS[plane])
+    pen.note(window_note, at_top=False)
+    if names_plane:
+        pen.note(plane)
+    pen.scale_bar(bar_mm)
+    return pen.layer
+
+
 class Pen:
     """Draws marks on a layer of its own, OVERSAMPLING times as fine; sizes in mm or in pixels of the final image."""
 
-    def __init__(self, size_mm: float) -> None:
-        self.n_px = KEY_IMAGE_PX * OVERSAMPLING
-        self.layer = Image.new("RGBA", (self.n_px, self.n_px))
+    def __init__(self, size_mm: float, side_px: int = KEY_IMAGE_PX, layer: Image.Image | None = None) -> None:
+        self.side_px = side_px
+        self.n_px = side_px * OVERSAMPLING
+        self.layer = layer or Image.new("RGBA", (self.n_px, self.n_px))
         self.draw = ImageDraw.Draw(self.layer)
         self.px_per_mm = self.n_px / size_mm
 
     def png_over(self, grey: NDArray[np.uint8]) -> bytes:
         """The marks laid over a picture, as PNG."""
-        side = (KEY_IMAGE_PX, KEY_IMAGE_PX)
+        side = (self.side_px, self.side_px)
         picture = Image.fromarray(grey).resize(side, Image.Resampling.BOX).convert("RGBA")
         # Colours of clear pixels must not bleed into the marks' edges: reduce with premultiplied alpha.
         marks = self.layer.convert("RGBa").resize(side, Image.Resampling.BOX).convert("RGBA")
         buffer = io.BytesIO()
-        Image.alpha_composite(picture, marks).convert("RGB").save(buffer, format="PNG")
+        Image.alpha_composite(picture, marks).convert("RGB").save(buffer, "PNG", compress_level=_PNG_LEVEL)
         return buffer.getvalue()
 
     def mark(self, across_mm: float, down_mm: float, radius_mm: float, *, ring: bool) -> None:
@@ -157,11 +193,10 @@ class Pen:
         for letter, place in zip(letters, places, strict=True):
             self._text(place, letter, size=15, anchor="mm")
 
-    def note(self, where: str, window: str) -> None:
-        """Plane or slice in the upper left corner, window in the lower left one."""
+    def note(self, text: str, *, at_top: bool = True) -> None:
+        """A line in the upper left corner, or in the lower left one."""
         edge = 7 * OVERSAMPLING
-        self._text((edge, edge), where, size=12, anchor="la")
-        self._text((edge, self.n_px - edge), window, size=12, anchor="ls")
+        self._text((edge, edge if at_top else self.n_px - edge), text, size=12, anchor="la" if at_top else "ls")
 
     def scale_bar(self, length_mm: int) -> None:
         """A bar with its length in the lower right corner."""

@@ -9,8 +9,8 @@ from PIL import Image
 from data_contracts.model_card import LUNG_WINDOW
 from data_contracts.patch_kind import PatchKind
 from data_contracts.volume import CTVolume
-from pipeline.review.key_images import KEY_IMAGE_PX, MAP_VIEWS, Pen, to_grey
-from pipeline.review.planes import PLANE_LETTERS, LpsPoint, sample_plane
+from pipeline.review.key_images import KEY_IMAGE_PX, MAP_VIEWS, framed_pen, to_grey
+from pipeline.review.planes import LpsPoint, sample_plane
 
 #: weak and strong places; a place of value 0 stays as it is
 _WEAK, _STRONG = np.array((250, 204, 21)), np.array((220, 38, 38))
@@ -36,10 +36,7 @@ def render_map_images(
         size_mm = plane_map.shape[0] * spacing_mm
         side_px = (KEY_IMAGE_PX, KEY_IMAGE_PX)
         hu = sample_plane(volume, center_lps_mm, plane, size_mm=(size_mm, size_mm), shape_px=side_px)
-        pen = Pen(size_mm)
-        pen.letters(PLANE_LETTERS[plane])
-        pen.note(f"map, {plane}", f"W {LUNG_WINDOW.width_hu:.0f}  L {LUNG_WINDOW.center_hu:.0f}")
-        pen.scale_bar(10)
+        pen = framed_pen(plane, LUNG_WINDOW, size_mm, KEY_IMAGE_PX, bar_mm=10, where=f"map, {plane}")
         images[view] = pen.png_over(_blended(to_grey(hu, LUNG_WINDOW), plane_map))
     return images
 

@@ -1,54 +1,53 @@
-"""report.pdf: the content of the review page on A4, a summary and then one page a nodule; the same bytes every time."""
+"""report.pdf: the content of the review page on A4: summary, a page a nodule, technique; the same bytes every time."""
 
 from __future__ import annotations
 
 import io
-from functools import cache
-from pathlib import Path
-from xml.sax.saxutils import escape
 
-import matplotlib
-from reportlab.graphics.shapes import Drawing, Rect
-from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
-from reportlab.lib.styles import ParagraphStyle
 from reportlab.lib.units import mm
-from reportlab.pdfbase import pdfmetrics
-from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.pdfgen.canvas import Canvas
-from reportlab.platypus import Flowable, Image, PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
+from reportlab.platypus import Flowable, PageBreak, Paragraph, SimpleDocTemplate, Spacer, Table, TableStyle
 
 from data_contracts.review import Finding, StudyReview
-from pipeline.review import wording
+from pipeline.review import wording, wording_guidelines
 from pipeline.review.key_images import VIEWS, view_of
+from pipeline.review.pdf_parts import (
+    BODY,
+    BOLD,
+    DENSE,
+    HEADING,
+    IMAGE,
+    LABEL,
+    LINE,
+    MARGIN,
+    MODEL,
+    PLAIN,
+    SECTION,
+    SIZE,
+    SMALL,
+    SOFT,
+    TITLE,
+    WIDTH,
+    banner,
+    columns,
+    latin,
+    markup,
+    meter,
+    picture,
+    rows,
+    small_picture,
+    text,
+)
 
-_INK = colors.HexColor("#17212b")
-_SOFT = colors.HexColor("#51606e")
-_LINE = colors.HexColor("#d5dce3")
-_TINT = colors.HexColor("#e8f1f7")
-_MODEL, _IMAGE, _SIZE = (colors.HexColor(code) for code in ("#0b5c8a", "#5b8db0", "#8a6d1f"))
-_BANNER = {
-    "alarm": (colors.HexColor("#9c1f1f"), colors.white),
-    "warning": (colors.HexColor("#fff6df"), _INK),
-    "info": (_TINT, _INK),
-}
+#: Of how many findings, the most suspicious first, the PDF has a whole page; others share one, four to a page.
+FULL_PAGES = 20
 
-_BODY = ParagraphStyle("body", fontName="Helvetica", fontSize=9, leading=12.5, textColor=_INK, splitLongWords=1)
-_SMALL = ParagraphStyle("small", parent=_BODY, fontSize=8, leading=10.5, textColor=_SOFT)
-_LABEL = ParagraphStyle("label", parent=_BODY, textColor=_SOFT)
-_BOLD = ParagraphStyle("bold", parent=_BODY, fontName="Helvetica-Bold")
-_TITLE = ParagraphStyle("title", parent=_BODY, fontName="Helvetica-Bold", fontSize=16, leading=20)
-_HEADING = ParagraphStyle("heading", parent=_BODY, fontName="Helvetica-Bold", fontSize=12, leading=16, spaceAfter=3)
-_SECTION = ParagraphStyle(
-    "section", parent=_BODY, fontName="Helvetica-Bold", fontSize=7.5, leading=10, textColor=_SOFT, spaceBefore=7,
-    spaceAfter=2,
-)  # fmt: skip
-_MARGIN = 16 * mm
-_WIDTH = A4[0] - 2 * _MARGIN
 #: reportlab insets every frame by this much.
 _FRAME_PADDING = 6
-#: Longest text that is set in full; a hostile header string must not fill a page.
-_LONGEST_TEXT = 400
+_HALF = WIDTH / 2 - 8
+#: what the pictures of a strip leave for its figures
+_STRIP_FACTS = 58 * mm
 
 
 def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:
@@ -64,11 +63,16 @@ def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:
     """
     findings = wording.sorted_findings(review)
     story = _summary(review, findings)
-    for number, finding in enumerate(findings, start=1):
+    for number, finding in enumerate(findings[:FULL_PAGES], start=1):
         story += [PageBreak(), *_nodule_page(review, finding, number, len(findings), images)]
+    for number, finding in enumerate(findings[FULL_PAGES:], start=FULL_PAGES + 1):
+        if (number - FULL_PAGES) % 4 == 1:
+            story.append(PageBreak())
+        story += _nodule_strip(review, finding, number, len(findings), images)
+    story += [PageBreak() if findings else Spacer(1, 10), *_technique(review)]
     buffer = io.BytesIO()
     document = SimpleDocTemplate(
-        buffer, pagesize=A4, leftMargin=_MARGIN - _FRAME_PADDING, rightMargin=_MARGIN - _FRAME_PADDING,
+        buffer, pagesize=A4, leftMargin=MARGIN - _FRAME_PADDING, rightMargin=MARGIN - _FRAME_PADDING,
         topMargin=14 * mm, bottomMargin=18 * mm,
         title=f"Nodule review {review.study_key}", author="noduleflow", subject=wording.NOT_DIAGNOSTIC,
         creator="noduleflow", invariant=1,
@@ -77,10 +81,10 @@ def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:
     def footer(canvas: Canvas, _: SimpleDocTemplate) -> None:
         canvas.saveState()
         canvas.setFont("Helvetica", 7.5)
-        canvas.setFillColor(_SOFT)
-        canvas.drawString(_MARGIN, 10 * mm, f"{wording.NOT_DIAGNOSTIC}. Study {_latin(review.study_key)}")
-        model = f"{review.model_name} version {review.model_version}, page {canvas.getPageNumber()}"
-        canvas.drawRightString(A4[0] - _MARGIN, 10 * mm, _latin(model))
+        canvas.setFillColor(SOFT)
+        canvas.drawString(MARGIN, 10 * mm, f"{wording.NOT_DIAGNOSTIC}. Study {latin(review.study_key[:64])}")
+        model = f"{review.model_name[:64]} version {review.model_version[:32]}, page {canvas.getPageNumber()}"
+        canvas.drawRightString(A4[0] - MARGIN, 10 * mm, latin(model))
         canvas.restoreState()
 
     document.build(story, onFirstPage=footer, onLaterPages=footer)
@@ -89,182 +93,191 @@ def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:
 
 def _summary(review: StudyReview, findings: list[Finding]) -> list[Flowable]:
     story: list[Flowable] = [
-        _text("Lung nodule review", _TITLE),
-        _text(f"Study {review.study_key}, made {review.created_utc}", _SMALL),
+        text("Lung nodule review", TITLE),
+        text(f"Study {review.study_key}, made {review.created_utc}", SMALL),
         Spacer(1, 6),
     ]
-    for banner in wording.banners(review):
-        ground, ink = _BANNER[banner.level]
-        style = ParagraphStyle("banner", parent=_BODY, textColor=ink)
-        title = ParagraphStyle("banner title", parent=_BOLD, textColor=ink)
-        box = Table([[[_text(banner.title, title), _text(banner.text, style)]]], colWidths=[_WIDTH])
-        box.setStyle(TableStyle([("BACKGROUND", (0, 0), (-1, -1), ground), ("ROUNDEDCORNERS", [4, 4, 4, 4])]))
-        story += [box, Spacer(1, 5)]
-    story.append(_text(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}", _HEADING))
+    for shown in wording.banners(review):
+        story += [banner(shown), Spacer(1, 5)]
+    story.append(text(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}", HEADING))
     if findings:
-        story.append(_finding_table(findings))
-    story += [Spacer(1, 4), _text(f"Where the findings come from: {review.origin_of_findings}"), Spacer(1, 6)]
+        story.append(_finding_table(review, findings))
+    if len(findings) > FULL_PAGES:
+        story.append(
+            text(f"The {FULL_PAGES} most suspicious findings have a page each; the others share pages.", SMALL)
+        )
+    numbers = {finding.finding_id: number for number, finding in enumerate(findings, start=1)}
+    lines = wording_guidelines.study_guideline_lines(review, numbers)
+    if lines:
+        story += [text("GUIDELINES, OF THE WHOLE STUDY", SECTION), *_guidelines(lines)]
+    if review.missed_priors:
+        story.append(text("NOT FOUND AGAIN: NODULES OF THE STUDY BEFORE", SECTION))
+        story += [text("; ".join(wording_guidelines.missed_prior_rows(missed))) for missed in review.missed_priors[:50]]
+    story += [Spacer(1, 4), text(f"Where the findings come from: {review.origin_of_findings}")]
+    if review.prior_study_key:
+        story.append(text(f"Compared with: study {review.prior_study_key}"))
+    return story
+
+
+def _technique(review: StudyReview) -> list[Flowable]:
     left: list[Flowable] = []
     for series in review.series:
-        left += [_text("SERIES", _SECTION), _rows(wording.technique_rows(series), _WIDTH / 2 - 8)]
-        left.append(_text("IMAGE QUALITY", _SECTION))
+        left += [text("SERIES", SECTION), rows(wording.technique_rows(series), _HALF)]
+        left.append(text("IMAGE QUALITY", SECTION))
         sentences = wording.quality_sentences(series) or ["The checks found nothing to report."]
-        left += [_text(sentence) for sentence in sentences]
-    right: list[Flowable] = [_text("MODEL", _SECTION), _rows(wording.model_rows(review), _WIDTH / 2 - 8)]
+        left += [text(sentence) for sentence in sentences]
+    told = wording.context_rows(review)
+    if told:
+        left += [text("WHAT THE GUIDELINES WERE TOLD OF THE PATIENT", SECTION), rows(told, _HALF)]
+    right: list[Flowable] = [text("MODEL", SECTION), rows(wording.model_rows(review), _HALF)]
     if review.evaluation_summary:
-        right.append(_text("HOW IT DID ON PATIENTS HELD OUT", _SECTION))
-        right.append(_rows(list(review.evaluation_summary.items()), _WIDTH / 2 - 8))
-    right.append(_text("WHAT THE PROGRAM DID NOT LOOK AT", _SECTION))
-    right += [_text(item) for item in review.not_examined or ("not stated",)]
-    columns = Table([[left, right]], colWidths=[_WIDTH / 2, _WIDTH / 2], splitInRow=1)
-    columns.setStyle(_PLAIN)
-    return [*story, columns]
+        right.append(text("HOW IT DID ON PATIENTS HELD OUT", SECTION))
+        right.append(rows(list(review.evaluation_summary.items()), _HALF, label_mm=42))
+    right.append(text("WHAT THE PROGRAM DID NOT LOOK AT", SECTION))
+    right += [text(item) for item in review.not_examined or ("not stated",)]
+    story: list[Flowable] = [text("Technique and model", HEADING), columns(left, right)]
+    sources = wording_guidelines.sources(review)
+    if sources:
+        story.append(text("GUIDELINES: SOURCES", SECTION))
+        story += [text(f"{name}: {source}", SMALL, longest=600) for name, source in sources]
+        story.append(text(wording_guidelines.UNVERIFIED_DETAIL, SMALL))
+    return story
 
 
-def _finding_table(findings: list[Finding]) -> Table:
-    heads = ("No.", "Malignant", "", "By size alone", "Mean diameter", "Volume", "Side", "Slice")
-    lines: list[list[Flowable]] = [[_text(head, _LABEL) for head in heads]]
+def _finding_table(review: StudyReview, findings: list[Finding]) -> Table:
+    has_prior, has_rules = bool(review.prior_study_key), review.guidelines is not None
+    heads = ["No.", "Malignant", "", "By size", "Diameter", "Volume", "Type"]
+    heads += ["Lung-RADS"] * has_rules + ["Since prior"] * has_prior + ["Place", "Slice"]
+    lines: list[list[Flowable]] = [[text(head, LABEL) for head in heads]]
     for number, finding in enumerate(findings, start=1):
         size = finding.measurement
-        volume = "not measured" if size.volume_mm3 is None else f"{size.volume_mm3:.0f} mm³"
-        link = f'<a href="#nodule-{number}" color="#0b5c8a">Nodule {number}</a>'
-        lines.append(
-            [
-                Paragraph(link, _BODY),
-                _meter(finding.probability, _MODEL, 20 * mm),
-                _text(wording.percent(finding.probability), _BOLD),
-                _text(wording.percent(finding.probability_size_only), _LABEL),
-                _text(wording.millimetres(size.mean_diameter_mm)),
-                _text(volume),
-                _text(finding.side or "-"),
-                _text(str(finding.slice_number)),
-            ]
-        )
-    shares = (0.12, 0.14, 0.12, 0.14, 0.16, 0.14, 0.1, 0.08)
-    table = Table(lines, colWidths=[_WIDTH * share for share in shares], repeatRows=1)
+        link = f'<a href="#nodule-{number}" color="#0b5c8a">{number}</a>'
+        cells = [wording.percent(finding.probability_size_only), wording.millimetres(size.mean_diameter_mm)]
+        cells += [wording.cubic_millimetres(size.volume_mm3)]
+        cells += [wording.type_words(finding) if size.nodule_type else "-"]
+        cells += [wording_guidelines.lung_rads_words(review, finding) or "-"] * has_rules
+        cells += [wording_guidelines.change_words(finding) or "-"] * has_prior
+        cells += [wording.place_words(finding) or "-", str(finding.slice_number)]
+        chance = wording.percent(finding.probability) + (", uncertain" if finding.call == "uncertain" else "")
+        first = [Paragraph(link, BODY), meter(finding.probability, MODEL, 12 * mm), text(chance, BOLD)]
+        lines.append([*first, *(text(cell, DENSE) for cell in cells)])
+    shares = [0.055, 0.1, 0.13, 0.09, 0.095, 0.105, 0.105] + [0.125] * has_rules + [0.12] * has_prior + [0.13, 0.06]
+    table = Table(lines, colWidths=[WIDTH * share / sum(shares) for share in shares], repeatRows=1)
     table.setStyle(
         TableStyle(
             [
-                ("LINEBELOW", (0, 0), (-1, -1), 0.5, _LINE),
+                ("LINEBELOW", (0, 0), (-1, -1), 0.5, LINE),
                 ("VALIGN", (0, 0), (-1, -1), "MIDDLE"),
                 ("LEFTPADDING", (0, 0), (-1, -1), 0),
+                ("RIGHTPADDING", (0, 0), (-1, -1), 3),
+                ("TOPPADDING", (0, 0), (-1, -1), 2),
+                ("BOTTOMPADDING", (0, 0), (-1, -1), 2),
             ]
         )
     )
     return table
 
 
+def _pictures(finding: Finding, images: dict[str, bytes]) -> list[tuple[str, bytes]]:
+    """(view, PNG) of a finding in the order of the page, maps last: paper has no switch, so a review without them asks
+    for none."""
+    named = {view_of(name): images[name] for name in finding.key_images if name in images}
+    return [(view, named[view]) for view in VIEWS if view in named]
+
+
+def _head(finding: Finding, number: int, n_findings: int) -> list[Flowable]:
+    kind = f" {wording.type_words(finding)}" if finding.measurement.nodule_type else ""
+    size = f"Nodule {number} of {n_findings}, {wording.millimetres(finding.measurement.mean_diameter_mm)}{kind}"
+    place = ", ".join(part for part in (wording.place_words(finding), f"slice {finding.slice_number}") if part)
+    head = Paragraph(f'<a name="nodule-{number}"/>{markup(f"{size}, {place}")}', HEADING)
+    story: list[Flowable] = [head, text(f"Nodule key {finding.nodule_id}", SMALL), Spacer(1, 4)]
+    if finding.unfamiliar:
+        story += [banner(wording.Banner("warning", wording.UNFAMILIAR, finding.unfamiliar)), Spacer(1, 4)]
+    return story
+
+
 def _nodule_page(
     review: StudyReview, finding: Finding, number: int, n_findings: int, images: dict[str, bytes]
 ) -> list[Flowable]:
-    head = f"Nodule {number} of {n_findings}, {wording.millimetres(finding.measurement.mean_diameter_mm)}"
-    place = ", ".join(part for part in (finding.side, f"slice {finding.slice_number}") if part)
-    story: list[Flowable] = [
-        Paragraph(f'<a name="nodule-{number}"/>{_markup(f"{head}, {place}")}', _HEADING),
-        _text(f"Nodule key {finding.nodule_id}", _SMALL),
-        Spacer(1, 4),
+    cell = (WIDTH - 10) / 3
+    cells: list[list[Flowable]] = [
+        picture(VIEWS[view].caption, content, cell * 0.97) for view, content in _pictures(finding, images)
     ]
-    pictures = [
-        (view, images[name])
-        for view in VIEWS
-        for name in finding.key_images
-        if view_of(name) == view and name in images
-    ]
-    cell = (_WIDTH - 10) / 3
-    cells: list[list[Flowable]] = [_picture(VIEWS[view].caption, content, cell) for view, content in pictures]
     cells.append(_probabilities(finding, cell))
     cells += [[] for _ in range(-len(cells) % 3)]
-    grid = Table([cells[row : row + 3] for row in range(0, len(cells), 3)], colWidths=[_WIDTH / 3] * 3)
-    grid.setStyle(_PLAIN)
-    story += [grid, Spacer(1, 4)]
-    left: list[Flowable] = [
-        _text("SIZE AND PLACE", _SECTION),
-        _rows(wording.measurement_rows(finding, review), _WIDTH / 2 - 8),
-    ]
+    grid = Table([cells[row : row + 3] for row in range(0, len(cells), 3)], colWidths=[WIDTH / 3] * 3)
+    grid.setStyle(PLAIN)
+    left: list[Flowable] = [text("SIZE AND PLACE", SECTION), rows(wording.measurement_rows(finding, review), _HALF)]
     right: list[Flowable] = []
+    if review.prior_study_key:
+        left.append(text("SINCE THE STUDY BEFORE", SECTION))
+        prior = wording_guidelines.prior_rows(finding)
+        left.append(rows(prior, _HALF) if prior else text("No counterpart in the study before."))
     if finding.explanation:
-        left += [_text("WHERE THE NETWORK LOOKED", _SECTION), _text(finding.explanation)]
+        left += [text("WHERE THE NETWORK LOOKED", SECTION), text(finding.explanation)]
+    lines = wording_guidelines.nodule_guideline_lines(review, finding)
+    if lines:
+        right += [text("GUIDELINES", SECTION), *_guidelines(lines)]
     if finding.concepts:
-        right.append(_text(wording.CONCEPT_HEADING.upper(), _SECTION))
-        right.append(_rows(wording.concept_rows(finding, review), _WIDTH / 2 - 8))
+        right.append(text(wording.CONCEPT_HEADING.upper(), SECTION))
+        right.append(rows(wording.concept_rows(finding, review), _HALF))
     if finding.ratings:
-        right.append(_text(f"RATINGS OF {wording.reader_heading(finding).upper()}", _SECTION))
-        right.append(_rows(wording.reader_rows(finding), _WIDTH / 2 - 8))
-    right.append(_text("NOTES", _SECTION))
-    right += [_text(note) for note in wording.note_sentences(finding)]
-    right.append(_text(f"Marked by: {finding.source}"))
-    columns = Table([[left, right]], colWidths=[_WIDTH / 2, _WIDTH / 2], splitInRow=1)
-    columns.setStyle(_PLAIN)
-    return [*story, columns, Spacer(1, 10), _answer_line()]
+        left.append(text(f"RATINGS OF {wording.reader_heading(finding).upper()}", SECTION))
+        ratings = "; ".join(f"{name} {value}" for name, value in wording.reader_rows(finding))
+        left.append(text(ratings))
+    right.append(text("NOTES", SECTION))
+    right += [text(note, DENSE) for note in (*wording.note_sentences(finding), f"Marked by: {finding.source}")]
+    head = _head(finding, number, n_findings)
+    return [*head, grid, Spacer(1, 2), columns(left, right), Spacer(1, 8), _answer_line()]
+
+
+def _nodule_strip(
+    review: StudyReview, finding: Finding, number: int, n_findings: int, images: dict[str, bytes]
+) -> list[Flowable]:
+    """A less suspicious finding of many, in a quarter of a page."""
+    shown = [
+        (view, content) for view, content in _pictures(finding, images) if VIEWS[view].caption.endswith("lung window")
+    ]
+    side = min(38 * mm, (WIDTH - _STRIP_FACTS) / max(len(shown), 1) - 6)
+    cells: list[list[Flowable]] = [small_picture(VIEWS[view].caption, content, side) for view, content in shown]
+    facts = [("Malignant", wording.percent(finding.probability)), *wording.measurement_rows(finding, review)]
+    facts = [row for row in facts if row[0] in ("Malignant", "Mean diameter", "Volume", "Type", "Slice")]
+    lung_rads = wording_guidelines.lung_rads_words(review, finding)
+    facts += [("Lung-RADS", lung_rads)] if lung_rads else []
+    width = WIDTH - len(shown) * (side + 6)
+    cells.append([rows(facts, width, label_mm=22)])
+    strip = Table([cells], colWidths=[side + 6] * len(shown) + [width])
+    strip.setStyle(PLAIN)
+    return [*_head(finding, number, n_findings), strip, Spacer(1, 6)]
+
+
+def _guidelines(lines: list[wording_guidelines.GuidelineLine]) -> list[Flowable]:
+    story: list[Flowable] = []
+    for line in lines:
+        trust = f" ({line.trust})" if line.trust else ""
+        words = f"{line.reason}{f'. {line.management}' if line.management else ''}"
+        name, answer = markup(line.name), markup(line.answer + trust)
+        story.append(Paragraph(f'<font color="#51606e">{name}</font> <b>{answer}</b><br/>{markup(words)}', DENSE))
+    return story
 
 
 def _answer_line() -> Table:
     """The answer by pen, for the printed page."""
-    line = [_text(f"[  ] {word}") for word in ("accept", "reject", "correct", "malignant", "benign")]
+    line = [text(f"[  ] {word}") for word in ("accept", "reject", "correct", "malignant", "benign")]
     widths = [31 * mm, *[24 * mm] * len(line), None]
-    table = Table([[_text("Reader's answer", _BOLD), *line, _text("Reader, date:")]], colWidths=widths)
-    table.setStyle(TableStyle([("BOX", (0, 0), (-1, -1), 0.5, _LINE), ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
+    table = Table([[text("Reader's answer", BOLD), *line, text("Reader, date:")]], colWidths=widths)
+    table.setStyle(TableStyle([("BOX", (0, 0), (-1, -1), 0.5, LINE), ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
     return table
 
 
 def _probabilities(finding: Finding, width: float) -> list[Flowable]:
-    """The network's probability with the size-only one below it, as bars."""
-    by_name = {"Image and size": _MODEL, "Image alone": _IMAGE, "Size alone": _SIZE}
+    """The network's probability with the size-only one below it, as bars; interval and call."""
+    by_name = {"Image and size": MODEL, "Image alone": IMAGE, "Size alone": SIZE}
     bars = [
-        [_text(name), _meter(value, by_name[name], 13 * mm), _text(words, _BOLD)]
+        [text(name), meter(value, by_name[name], 13 * mm), text(words, BOLD)]
         for name, value, words in wording.probability_rows(finding)
     ]
     table = Table(bars, colWidths=[25 * mm, 16 * mm, width - 41 * mm])
-    table.setStyle(TableStyle([*_PLAIN.getCommands(), ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
-    return [_text("PROBABILITY OF MALIGNANCY", _SECTION), table]
-
-
-_PLAIN = TableStyle(
-    [("LEFTPADDING", (0, 0), (-1, -1), 0), ("VALIGN", (0, 0), (-1, -1), "TOP"), ("TOPPADDING", (0, 0), (-1, -1), 0.5),
-     ("BOTTOMPADDING", (0, 0), (-1, -1), 0.5)]
-)  # fmt: skip
-
-
-def _rows(rows: wording.Rows, width: float) -> Table:
-    cells = [[_text(name, _LABEL), _text(value)] for name, value in rows]
-    table = Table(cells, colWidths=[31 * mm, width - 31 * mm], splitInRow=1)
-    table.setStyle(_PLAIN)
-    return table
-
-
-def _picture(caption: str, content: bytes, side: float) -> list[Flowable]:
-    return [Image(io.BytesIO(content), width=side, height=side), _text(caption, _SMALL)]
-
-
-def _meter(value: float | None, color: colors.Color, width: float) -> Drawing:
-    drawing = Drawing(width, 7)
-    if value is not None:
-        drawing.add(Rect(0, 0, width, 6, fillColor=_LINE, strokeColor=None))
-        drawing.add(Rect(0, 0, width * value, 6, fillColor=color, strokeColor=None))
-    return drawing
-
-
-def _text(text: str, style: ParagraphStyle = _BODY) -> Paragraph:
-    return Paragraph(_markup(text), style)
-
-
-def _markup(text: str) -> str:
-    """Escaped text; letters that the PDF's standard fonts lack are set in DejaVu Sans."""
-    short = text if len(text) <= _LONGEST_TEXT else text[:_LONGEST_TEXT] + " ..."
-    clean = "".join(letter if letter.isprintable() else " " for letter in short)
-    if _latin(clean) == clean:
-        return escape(clean)
-    return f'<font name="{_wide_font()}">{escape(clean)}</font>'
-
-
-def _latin(text: str) -> str:
-    """The text with `?` for letters that the standard fonts lack."""
-    return text.encode("cp1252", errors="replace").decode("cp1252")
-
-
-@cache
-def _wide_font() -> str:
-    """DejaVu Sans, which comes with matplotlib."""
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    pdfmetrics.registerFont(TTFont("DejaVuSans", str(path)))
-    return "DejaVuSans"
+    table.setStyle(TableStyle([*PLAIN.getCommands(), ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
+    sentence = wording.probability_sentence(finding)
+    return [text("PROBABILITY OF MALIGNANCY", SECTION), table, *([text(sentence, DENSE)] if sentence else [])]

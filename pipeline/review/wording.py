@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from data_contracts.concepts import concept_title, concept_words
 from data_contracts.nodules import RATINGS
 from data_contracts.review import Finding, SeriesSummary, StudyReview
+from pipeline.review.wording_guidelines import TYPE_WORDS
 
 NOT_DIAGNOSTIC = "Not for diagnostic use"
 NOT_DIAGNOSTIC_DETAIL = (
@@ -17,6 +18,9 @@ UNTRAINED_DETAIL = (
     "No pretrained weights were available when it was trained. Its probabilities are worth little: "
     "use them to check the line, not to judge a nodule."
 )
+
+
+UNFAMILIAR = "Outside what the model was judged on: its figures may not hold here"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ CONCEPT_HEADING = "Predicted by the network, not rated"
 def banners(review: StudyReview) -> list[Banner]:
     """Banners at the head of the report, most important first."""
     shown = []
+    strangers = [number for number, finding in enumerate(sorted_findings(review), start=1) if finding.unfamiliar]
+    if review.unfamiliar or strangers:
+        which = f"Nodule {', '.join(map(str, strangers))}: see there." if strangers else ""
+        shown.append(Banner("warning", UNFAMILIAR, " ".join((*dict.fromkeys(review.unfamiliar), which)).strip()))
     if not review.model.pretrained:
         shown.append(Banner("alarm", UNTRAINED, UNTRAINED_DETAIL))
     shown.append(Banner("info", NOT_DIAGNOSTIC, NOT_DIAGNOSTIC_DETAIL))
@@ -76,7 +84,7 @@ def millimetres(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1f} mm"
 
 
-def _short(text: str) -> str:
+def short_text(text: str) -> str:
     """Header text as a cell can hold it."""
     return text if len(text) <= _LONGEST_HEADER_TEXT else text[:_LONGEST_HEADER_TEXT] + " ..."
 
@@ -86,14 +94,14 @@ def technique_rows(series: SeriesSummary) -> Rows:
     k, j, i = series.spacing_kji_mm
     contrast = {True: "with contrast medium", False: "without contrast medium", None: "not stated"}
     return [
-        ("Scanner", _short(series.manufacturer) or "not stated"),
+        ("Scanner", short_text(series.manufacturer) or "not stated"),
         ("Tube voltage", "not stated" if series.kvp is None else f"{series.kvp:g} kVp"),
-        ("Kernel", _short(series.kernel) or "not stated"),
+        ("Kernel", short_text(series.kernel) or "not stated"),
         ("Slice thickness", "not stated" if series.slice_thickness_mm is None else f"{series.slice_thickness_mm:g} mm"),
         ("Slices", f"{series.n_slices}, every {k:.3g} mm"),
         ("Pixel spacing", f"{j:.3g} x {i:.3g} mm"),
         ("Contrast", contrast[series.contrast]),
-        ("Site", _short(series.site) or "not stated"),
+        ("Site", short_text(series.site) or "not stated"),
         ("Series key", series.series_key),
     ]
 
@@ -115,7 +123,7 @@ def model_rows(review: StudyReview) -> Rows:
         ("Network", f"{card.backbone}, {card.head} head, {card.input.kind} input"),
         ("Starting weights", weights),
         ("Trained on", f"dataset {card.dataset_id}"),
-        ("Checkpoint", f"sha256 {card.checkpoint_sha256[:16]}"),
+        ("Checkpoint", f"sha256 {card.checkpoint_sha256}"),
         ("Run", card.run_id),
         ("Intended use", card.intended_use),
     ]
@@ -125,22 +133,72 @@ def model_rows(review: StudyReview) -> Rows:
     return rows
 
 
+_CALLS = {
+    "uncertain": "Call: uncertain, neither benign nor malignant can be ruled out at the error rate it was set to.",
+    "malignant": "Call: malignant, benign is ruled out at the error rate it was set to.",
+    "benign": "Call: benign, malignant is ruled out at the error rate it was set to.",
+}
+
+
 def measurement_rows(finding: Finding, review: StudyReview) -> Rows:
     """Size and place of a finding."""
     size = finding.measurement
     n_slices = next((series.n_slices for series in review.series if series.series_key == finding.series_key), None)
+    low_high = size.diameter_interval_mm
     rows = [
-        ("Mean diameter", millimetres(size.mean_diameter_mm)),
+        ("Mean diameter", millimetres(size.mean_diameter_mm) + (_interval(low_high, ".1f") if low_high else "")),
         ("Long, short axis", f"{millimetres(size.long_axis_mm)}, {millimetres(size.short_axis_mm)}"),
-        ("Volume", "not measured" if size.volume_mm3 is None else f"{size.volume_mm3:.0f} mm³"),
+        ("Volume", cubic_millimetres(size.volume_mm3) + _interval(size.volume_interval_mm3, ".0f")),
+        ("Type", type_words(finding)),
+        ("Solid part", f"{millimetres(size.solid_diameter_mm)}, {cubic_millimetres(size.solid_volume_mm3)}"),
         ("Mean density", "not measured" if size.mean_hu is None else f"{size.mean_hu:.0f} HU"),
-        ("Side", finding.side or "not determined"),
-        ("Slice", f"{finding.slice_number} of {n_slices}" if n_slices else str(finding.slice_number)),
+        ("Place", place_words(finding) or "not determined"),
+        ("Slice", slice_words(finding, n_slices)),
         ("Position, mm", "L {:.1f} P {:.1f} S {:.1f}".format(*finding.lps_mm)),
     ]
-    if size.long_axis_mm is None:
-        del rows[1]
-    return rows
+    known = {"Long, short axis": size.long_axis_mm, "Solid part": size.solid_diameter_mm}
+    if review.reading in ("blind", "second"):  # the reader's own measure is asked for
+        rows = [row for row in rows if row[0] in ("Place", "Slice", "Position, mm")]
+    return [row for row in rows if row[0] not in known or known[row[0]] is not None]
+
+
+def _interval(low_high: tuple[float, float] | None, form: str) -> str:
+    return "" if low_high is None else f" ({low_high[0]:{form}} to {low_high[1]:{form}})"
+
+
+def cubic_millimetres(value: float | None) -> str:
+    """A volume to 1 mm3."""
+    return "not measured" if value is None else f"{value:.0f} mm³"
+
+
+def type_words(finding: Finding) -> str:
+    """Solid, part-solid or ground glass."""
+    kind = finding.measurement.nodule_type
+    return "not determined" if kind is None else TYPE_WORDS[kind]
+
+
+def place_words(finding: Finding) -> str:
+    """Lobe where it is known, else the side; "" where neither is."""
+    return short_text(finding.lobe or finding.side)
+
+
+def slice_words(finding: Finding, n_slices: int | None) -> str:
+    """Slice of the volume, with the series and image numbers of the scanner where the header has them."""
+    words = f"{finding.slice_number} of {n_slices}" if n_slices else str(finding.slice_number)
+    if finding.series_number is not None:
+        words += f", series {finding.series_number}"
+    return words if finding.instance_number is None else f"{words}, image {finding.instance_number}"
+
+
+def probability_sentence(finding: Finding) -> str:
+    """The interval of the probability and the call of the conformal set; "" where neither is known."""
+    parts = []
+    if finding.probability is not None and finding.probability_interval is not None:
+        low, high = finding.probability_interval
+        parts.append(f"95 % interval {percent(low)} to {percent(high)}.")
+    if finding.call:
+        parts.append(_CALLS[finding.call])
+    return " ".join(parts)
 
 
 def probability_rows(finding: Finding) -> list[tuple[str, float | None, str]]:
@@ -181,6 +239,8 @@ def reader_heading(finding: Finding) -> str:
 def note_sentences(finding: Finding) -> list[str]:
     """What a reader must know of this finding's figures."""
     notes = [f"Size: {finding.measurement.method}."]
+    if finding.detection_score is not None:
+        notes.append(f"Found by the search for nodules, score {finding.detection_score:.2f} of 1; no reader marked it.")
     if finding.padded:
         notes.append("The nodule lies at the edge of the scanned volume; part of what the network saw was filled up.")
     if finding.probability is None and not finding.note:
@@ -188,3 +248,21 @@ def note_sentences(finding: Finding) -> list[str]:
     if finding.note:
         notes.append(finding.note)
     return notes
+
+
+def context_rows(review: StudyReview) -> Rows:
+    """What the guidelines were told of the patient: only what is known."""
+    if review.context is None:
+        return []
+    known = review.context.model_dump(mode="json", exclude_none=True)
+    shifted = {"study_date": "Study date, shifted", "prior_dates": "Earlier CTs, shifted"}
+    names = {name: shifted.get(name, name.replace("_", " ").capitalize()) for name in known}
+    return [(names[name], _told(value)) for name, value in known.items() if value != []]
+
+
+def _told(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -37,7 +37,7 @@ def encapsulated_pdf(pdf: bytes, sources: Sequence[tuple[SourceSeries, int]], ma
     made.DocumentTitle = f"Lung nodule review, {NOT_DIAGNOSTIC.lower()}"
     made.ConceptNameCodeSequence = [hd.sr.CodedConcept("18748-4", "LN", "Diagnostic imaging report")]
     made.VerificationFlag = "UNVERIFIED"
-    made.SourceInstanceSequence = [_source(series, k) for series, k in sources]
+    made.SourceInstanceSequence = [series.reference_to(k) for series, k in sources]
     made.MIMETypeOfEncapsulatedDocument = "application/pdf"
     made.EncapsulatedDocumentLength = len(pdf)
     made.EncapsulatedDocument = pdf + b"\0" * (len(pdf) % 2)
@@ -48,11 +48,3 @@ def encapsulated_pdf(pdf: bytes, sources: Sequence[tuple[SourceSeries, int]], ma
 def pdf_of(made: Dataset) -> bytes:
     """The PDF in an object of ours, without the byte that makes its length even."""
     return bytes(made.EncapsulatedDocument)[: int(made.EncapsulatedDocumentLength)]
-
-
-def _source(series: SourceSeries, k: int) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = series.sop_class_uid, series.sop_uids[k]
-    if (frame := series.frame_of(k)) is not None:
-        item.ReferencedFrameNumber = frame
-    return item

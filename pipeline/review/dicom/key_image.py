@@ -69,7 +69,7 @@ def key_image(
     made.BurnedInAnnotation = "NO"
     made.DerivationDescription = caption
     made.ImageComments = NOT_DIAGNOSTIC
-    made.SourceImageSequence = [_source(series, k)]
+    made.SourceImageSequence = [series.reference_to(k)]
     maker.sign(made)
     return made
 
@@ -87,11 +87,3 @@ def _marked(png: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
         stroke_fill=(0, 0, 0),
     )
     return np.asarray(picture, dtype=np.uint8)
-
-
-def _source(series: SourceSeries, k: int) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = series.sop_class_uid, series.sop_uids[k]
-    if (frame := series.frame_of(k)) is not None:
-        item.ReferencedFrameNumber = frame
-    return item

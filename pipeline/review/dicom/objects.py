@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
@@ -37,6 +38,15 @@ class _Placed:
     drawings: dict[str, Drawing] = field(default_factory=dict)
 
 
+@contextmanager
+def _keys_for_names() -> Iterator[None]:
+    """A key stands in the place of the patient's name, and has one part: highdicom warns of each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*represent the intended person name")
+        yield
+
+
+@_keys_for_names()
 def study_objects(
     review: StudyReview,
     outlines: Mapping[str, Outline],
@@ -56,22 +66,6 @@ def study_objects(
     The objects refer to the images of `study` and take its identity over. The same review gives the same objects, byte
     for byte. A series on whose images nothing can be drawn is left out, with a problem that says why.
     """
-    with warnings.catch_warnings():
-        # a key stands in the place of the patient's name, and has one part
-        warnings.filterwarnings("ignore", message=".*represent the intended person name")
-        return _study_objects(review, outlines, pictures, sides_mm, pdf, study, software_version, params)
-
-
-def _study_objects(
-    review: StudyReview,
-    outlines: Mapping[str, Outline],
-    pictures: Mapping[str, bytes],
-    sides_mm: Mapping[str, float],
-    pdf: bytes | None,
-    study: SourceStudy,
-    software_version: str,
-    params: ReviewParams,
-) -> StudyObjects:
     maker = Maker.of(review, study, software_version)
     by_key = {series.series_key: series for series in study.series}
     usable = {key: series for key, series in by_key.items() if not series.problem}

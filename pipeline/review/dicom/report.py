@@ -59,7 +59,7 @@ def measurement_report(reported: Sequence[ReportedFinding], maker: Maker) -> Dat
     for item in reported:
         groups += _groups(item, maker)
     content = hd.sr.MeasurementReport(
-        observation_context=hd.sr.ObservationContext(observer_device_context=_observer(maker)),
+        observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(maker)),
         procedure_reported=coded(*codes.CT_PROCEDURE),
         imaging_measurements=groups,
         language_of_content_item_and_descendants=hd.sr.LanguageOfContentItemAndDescendants(
@@ -80,7 +80,7 @@ def measurement_report(reported: Sequence[ReportedFinding], maker: Maker) -> Dat
         is_final=False,
         is_verified=False,
         series_description=maker.description("SR"),
-        coding_schemes=[_private_scheme()],
+        coding_schemes=[private_scheme()],
         **maker.equipment(),
     )
     said = Dataset()
@@ -105,7 +105,8 @@ def method_of(words: str) -> str:
     return FALLBACK.format(reason=words.removeprefix(_NOT_OUTLINED)) if words.startswith(_NOT_OUTLINED) else words
 
 
-def _observer(maker: Maker) -> hd.sr.ObserverContext:
+def device_observer(maker: Maker) -> hd.sr.ObserverContext:
+    """The model version as an observer."""
     return hd.sr.ObserverContext(
         observer_type=coded("121007", "DCM", "Device"),
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
@@ -128,7 +129,8 @@ def _algorithm(maker: Maker) -> hd.sr.AlgorithmIdentification:
     )
 
 
-def _private_scheme() -> CodingSchemeIdentificationItem:
+def private_scheme() -> CodingSchemeIdentificationItem:
+    """What names the scheme of our own terms in an object that uses it."""
     return CodingSchemeIdentificationItem(
         designator=codes.PRIVATE_SCHEME, name="noduleflow terms", responsible_organization=MANUFACTURER
     )

@@ -202,14 +202,7 @@ def _frame(series: SourceSeries, k: int, segment: int, position: int) -> Dataset
 
 def _source_items(series: SourceSeries, k: int) -> list[Dataset]:
     """References to the images that slice `k` was made from."""
-    items = []
-    for own in series.images_of(k):
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = series.sop_class_uid, series.sop_uids[own]
-        if (frame := series.frame_of(own)) is not None:
-            item.ReferencedFrameNumber = frame
-        items.append(item)
-    return items
+    return [series.reference_to(own) for own in series.images_of(k)]
 
 
 def _position_mm(series: SourceSeries, k: int) -> list[str]:

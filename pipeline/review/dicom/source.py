@@ -70,6 +70,14 @@ class SourceSeries:
         """The frame number to refer to with the UID of slice `k`; None where its object is one slice."""
         return [self.frame_numbers[k]] if self.frame_numbers else None
 
+    def reference_to(self, k: int) -> Dataset:
+        """The item by which another object refers to the image of slice `k` (PS3.3 table 10-3)."""
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = self.sop_class_uid, self.sop_uids[k]
+        if (frame := self.frame_of(k)) is not None:
+            item.ReferencedFrameNumber = frame
+        return item
+
 
 @dataclass(frozen=True, eq=False)
 class SourceStudy:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from data_contracts.guideline_tables import RuleTable
 from data_contracts.guidelines import GuidelineResult, PatientContext
 
+#: nodules of one reason, and reasons, that a sentence names
+_NAMED = 3
+
 
 def most_suspicious(
     table: RuleTable,
@@ -62,15 +65,28 @@ def _without_category(
 ) -> GuidelineResult:
     refused = open_ or results
     missing = tuple(dict.fromkeys(name for _, result in refused for name in result.missing))
-    reason = "; ".join(f"nodule {nodule_id}: {result.reason}" for nodule_id, result in refused[:3])
-    if len(refused) > 3:
-        reason += f"; and {len(refused) - 3} more"
     return GuidelineResult(
         guideline=table.name,
         status="refused",
         possible=possible,
-        reason=reason,
+        reason=_reasons(refused),
         missing=missing,
         notes=tuple(f"nodule {nodule_id}: {note}" for nodule_id, result in refused[:3] for note in result.notes),
         source=table.source,
     )
+
+
+def _reasons(refused: Sequence[tuple[str, GuidelineResult]]) -> str:
+    """Each reason once, with the nodules it is of; of many only the first few are named."""
+    of_reason: dict[str, list[str]] = {}
+    for nodule_id, result in refused:
+        of_reason.setdefault(result.reason, []).append(f"nodule {nodule_id}")
+    said = [f"{_few(nodules)}: {reason}" for reason, nodules in list(of_reason.items())[:_NAMED]]
+    if len(of_reason) > _NAMED:
+        said.append(f"and {sum(map(len, list(of_reason.values())[_NAMED:]))} more nodules for other reasons")
+    return "; ".join(said)
+
+
+def _few(nodules: list[str]) -> str:
+    named = ", ".join(nodules[:_NAMED])
+    return named if len(nodules) <= _NAMED else f"{named} and {len(nodules) - _NAMED} more"
