@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from data_contracts.disclosure import Disclosure
-from data_contracts.evaluation import EvaluationReport
+from data_contracts.evaluation import EvaluationReport, Figure
 from data_contracts.promotion import GateResult, PromotionPolicy
 from pipeline.scoring.delong import auc_figure
 from pipeline.scoring.figures import labelled_rows
@@ -126,8 +126,13 @@ def card_gate(report: EvaluationReport, disclosure: Disclosure | None, policy: P
     return GateResult(gate=gate, passed=complete, figure=float(len(open_items)), bound=0.0, detail=detail)
 
 
-def override_gate(overridden: int, answered: int, policy: PromotionPolicy) -> GateResult:
-    """How often readers rejected or corrected what this version found, where enough of them answered."""
+def override_gate(
+    overridden: int, answered: int, policy: PromotionPolicy, interval: Figure | None = None
+) -> GateResult:
+    """How often readers rejected or corrected what this version found, where enough of them answered.
+
+    The rate itself is compared with the bound; its interval is told with it.
+    """
     gate, bound = "override_rate", policy.max_override_rate
     rate = overridden / answered if answered else None
     shown = f"Readers overrode {overridden} of {answered} findings of this version"
@@ -138,7 +143,8 @@ def override_gate(overridden: int, answered: int, policy: PromotionPolicy) -> Ga
     if answered < policy.override_min_answers:
         detail = f"{shown}; it is asked from {policy.override_min_answers} answers on."
         return GateResult(gate=gate, passed=True, figure=rate, bound=bound, detail=detail)
-    detail = f"{shown}, a share of {rate:.3f}; at most {bound:.3f} is allowed."
+    share = interval.text() if interval is not None else f"{rate:.3f}"
+    detail = f"{shown}, a share of {share}; at most {bound:.3f} is allowed."
     return GateResult(gate=gate, passed=rate is not None and rate <= bound, figure=rate, bound=bound, detail=detail)
 
 

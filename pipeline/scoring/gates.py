@@ -22,6 +22,7 @@ class Evidence:
     disclosure: None where the run has none. network: the one that was kept, by its name in the report.
     sealed: every file of it has a registered digest. signed: names of those whose sign-off counts.
     overrides: (findings that readers rejected or corrected, findings they answered), of this version's reports.
+    override_rate: the same as a share, with its interval.
     """
 
     disclosure: Disclosure | None = None
@@ -29,6 +30,7 @@ class Evidence:
     sealed: bool = True
     signed: Sequence[str] = ()
     overrides: tuple[int, int] = (0, 0)
+    override_rate: Figure | None = None
 
 
 def promotion_gates(
@@ -85,7 +87,7 @@ def promotion_gates(
             gate_evidence.sealed_gate(evidence.sealed),
             gate_evidence.adaptation_gate(report, evidence.network, policy),
             gate_evidence.card_gate(report, evidence.disclosure, policy),
-            gate_evidence.override_gate(*evidence.overrides, policy),
+            gate_evidence.override_gate(*evidence.overrides, policy, evidence.override_rate),
             gate_evidence.signoff_gate(evidence.signed, policy),
         ]
     return tuple(gates)

@@ -5,7 +5,7 @@ Why each part of it stands there: docs/adaptation.md. It was fixed before the sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,26 +14,35 @@ from data_contracts.errors import ContractError
 from data_contracts.evaluation import AdaptationDecision
 from data_contracts.params import AdaptationGateParams
 from pipeline.scoring.delong import class_problem
+from pipeline.scoring.shift.alignment import LogitAlignment, align_to_mixture
 from pipeline.scoring.shift.evidence import Floats, NetworkOutputs, shift_figures
 
 #: name of the network that saw no target nodule
 SOURCE_ONLY = "source-only"
+#: name of several networks kept as one
+JOINED = "joined"
 
 _Figures = Mapping[str, float]
 
 
 def decide_adaptation(
-    source_labels: ArrayLike, networks: Mapping[str, NetworkOutputs], params: AdaptationGateParams
+    source_labels: ArrayLike,
+    networks: Mapping[str, NetworkOutputs],
+    params: AdaptationGateParams,
+    *,
+    joinable: bool = True,
 ) -> AdaptationDecision:
-    """Keep source-only unless there is a shift and an adapted network passes every test; of those that do, one.
+    """Which networks to keep on the target, and how their logits are aligned there; source-only as it is in doubt.
 
     Parameters
     ----------
     source_labels: (n,) 0 or 1, NaN where unknown, of the validation nodules of the source site.
     networks: by name what each says, "source-only" among them and any number of adapted ones.
+    joinable: whether networks can be kept as one whose logit is the mean of theirs.
 
-    Of the adapted networks that pass, the one whose logits on the target are nearest to a mix of the source's classes
-    is taken.
+    Where a shift is seen, source-only is joined by every adapted network that passes each test; where networks cannot
+    be joined, the one whose logits on the target are nearest to a mix of the source's classes takes its place. Then the
+    logits on the target are stretched and moved to a mix of the source's classes (`align_to_mixture`).
 
     Raises
     ------
@@ -50,28 +59,88 @@ def decide_adaptation(
     labels, usable = labels[known], {name: _of_labelled(network, known) for name, network in networks.items()}
     problem = _problem(labels, usable)
     if problem:
+        reasons = (f"Do not adapt: {problem}.",)
         return AdaptationDecision(
-            method=method, chosen=SOURCE_ONLY, adapted=False, reasons=(f"Do not adapt: {problem}.",), figures={}
+            method=method,
+            chosen=SOURCE_ONLY,
+            adapted=False,
+            members=(SOURCE_ONLY,),
+            weights=(1.0,),
+            reasons=reasons,
+            figures={},
         )
     base = usable[SOURCE_ONLY]
     figures = {name: shift_figures(labels, network, base) for name, network in usable.items()}
     seen, shift = _shift(figures[SOURCE_ONLY], params)
     failed = {name: _failed(figures[SOURCE_ONLY], figures[name], params) for name in offered}
-    passing = [name for name in offered if not failed[name]]
-    chosen = min(passing, key=lambda name: figures[name]["mixture_excess"]) if seen and passing else SOURCE_ONLY
-    if not seen:
-        verdict = "Do not adapt: no shift is seen that a mix of classes does not explain."
-    elif chosen == SOURCE_ONLY:
-        verdict = "Do not adapt: no adapted network passes every test."
-    else:
-        verdict = f"Adapt: of the networks that pass every test, {chosen} is nearest to a mix of the source's classes."
+    passing = [name for name in offered if not failed[name]] if seen else []
+    members = _members(passing, figures, joinable=joinable)
+    weights = weights_of(members)
+    alignment = _alignment(labels, [usable[name] for name in members], weights, params)
+    chosen = members[0] if len(members) == 1 else JOINED
     each = [f"{name}: {_sentence(figures[SOURCE_ONLY], figures[name], failed[name])}" for name in offered]
     return AdaptationDecision(
         method=method,
         chosen=chosen,
         adapted=chosen != SOURCE_ONLY,
-        reasons=(verdict, f"Shift: {shift}.", *each),
+        members=members,
+        weights=weights,
+        scale=alignment.scale,
+        offset=alignment.offset,
+        reasons=(_verdict(members, alignment, seen=seen), f"Shift: {shift}.", *each),
         figures=figures,
+    )
+
+
+def _members(passing: list[str], figures: Mapping[str, _Figures], *, joinable: bool) -> tuple[str, ...]:
+    """Networks whose mean by `weights_of` is kept."""
+    if not passing:
+        return (SOURCE_ONLY,)
+    if joinable:
+        return (SOURCE_ONLY, *passing)
+    return (min(passing, key=lambda name: figures[name]["mixture_excess"]),)
+
+
+def weights_of(members: tuple[str, ...]) -> tuple[float, ...]:
+    """What each member counts: source-only as much as all the others together, because what they share may be wrong."""
+    if len(members) == 1:
+        return (1.0,)
+    return tuple(0.5 if name == SOURCE_ONLY else 0.5 / (len(members) - 1) for name in members)
+
+
+def _alignment(
+    labels: Floats, members: Sequence[NetworkOutputs], weights: Sequence[float], params: AdaptationGateParams
+) -> LogitAlignment:
+    """Of the mean of some networks."""
+    source, target = (
+        np.average([np.asarray(values, dtype=np.float64) for values in part], axis=0, weights=weights)
+        for part in zip(*((member.source_logits, member.target_logits) for member in members), strict=True)
+    )
+    return align_to_mixture(labels, source, target, penalty=params.alignment_penalty)
+
+
+def _verdict(members: tuple[str, ...], alignment: LogitAlignment, *, seen: bool) -> str:
+    """What is kept and why, in a sentence or two."""
+    if members == (SOURCE_ONLY,):
+        why = (
+            "no adapted network passes every test"
+            if seen
+            else "no shift is seen that a mix of classes does not explain"
+        )
+        start = f"Do not adapt: {why}."
+    elif len(members) == 1:
+        start = (
+            f"Adapt: of the networks that pass every test, {members[0]} is nearest to a mix of the source's classes."
+        )
+    else:
+        others = ", ".join(members[1:])
+        start = f"Adapt: the mean of {members[0]} and of those that pass every test together ({others}) is kept."
+    if alignment.is_none:
+        return start
+    return (
+        f"{start} Logits on the target are aligned, {alignment.scale:.2f} * logit {alignment.offset:+.2f}: they are "
+        f"then {alignment.excess_after:.2f} instead of {alignment.excess_before:.2f} times as far from the nearest mix "
+        "of the source's classes as sampling allows; the order of nodules stays."
     )
 
 
