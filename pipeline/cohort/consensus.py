@@ -8,6 +8,7 @@ import pandas as pd
 from data_contracts.errors import ContractError
 from data_contracts.nodules import NODULE_TABLE, RATINGS
 from data_contracts.params import LabelParams, PatchParams
+from pipeline.cohort.settled import is_answer, with_settled
 
 #: who a label came from, and with what: column of the result -> column of the nodule table
 _ORIGINS = {"readers": "reader", "source": "source", "batch": "batch"}
@@ -40,14 +41,17 @@ def nodules_by_consensus(nodules: pd.DataFrame, params: LabelParams) -> pd.DataF
     n_ratings (malignancy ratings), label (Int8 or NA), label_soft, and readers, source and batch, the different ones
     separated by ";". Where nobody rated malignancy, an explicit
     `label` counts (the majority's where several are given; NA at a tie) and label_soft is NaN; `min_readers` does not
-    apply to it, because it states a diagnosis and not an opinion.
+    apply to it, because it states a diagnosis and not an opinion. Answers to reports are no marks: those that are
+    settled are laid over the result, see `with_settled`.
 
     Raises
     ------
     ContractError: the table breaks its contract, or one nodule_id is in two series.
     """
     valid = NODULE_TABLE.validate(nodules)
-    ordered = valid.sort_values(["series_key", "nodule_id", "reader"], kind="stable")
+    answered = is_answer(valid)
+    answers = valid[answered]
+    ordered = valid[~answered].sort_values(["series_key", "nodule_id", "reader"], kind="stable")
     groups = ordered.groupby("nodule_id", sort=False)
     in_two = int((groups["series_key"].nunique() > 1).sum())
     if in_two:
@@ -63,7 +67,7 @@ def nodules_by_consensus(nodules: pd.DataFrame, params: LabelParams) -> pd.DataF
     for new, column in _ORIGINS.items():
         if column in ordered:
             result[new] = groups[column].agg(_joined)
-    return result.reset_index()
+    return with_settled(result, answers).reset_index()
 
 
 def nodules_for_patches(consensus: pd.DataFrame, params: PatchParams) -> pd.DataFrame:

@@ -62,9 +62,12 @@ class PhantomPatient:
         number = ("body", "vessels", "places", "position", "tissue", "noise").index(purpose)
         return np.random.default_rng([self._params.seed, self._plan.index, 100 + number])
 
-    def object_hu(self) -> NDArray[np.float32]:
-        """The patient before any scanner, float32 (plane, row, column), planes from feet to head."""
-        heights = self.scanner.plane_z_mm(self.slices)
+    def object_hu(self, plane_z_mm: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """The patient before any scanner, float32 (plane, row, column), planes from feet to head.
+
+        plane_z_mm: heights of the planes, ascending; those of the patient's scanner where not given.
+        """
+        heights = self.scanner.plane_z_mm(self.slices) if plane_z_mm is None else plane_z_mm
         # drawn as shares of vessel first and turned into HU in place: one volume in memory, not two
         volume = draw_vessels(self._vessels, self.grid, heights)
         for k, height in enumerate(heights):

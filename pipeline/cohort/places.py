@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data_contracts.manifest import Split
 from data_contracts.params import PatchParams
 from data_contracts.volume import CTVolume
-from pipeline.imaging.candidates import CandidateFinder, bright_structures
+from pipeline.imaging.bright import bright_structures
 from pipeline.imaging.lungs import LungMask, segment_lungs
 
 NODULE, JITTER, LUNG, VESSEL = "nodule", "jitter", "lung", "vessel"
@@ -27,8 +27,6 @@ def series_places(
     nodules: pd.DataFrame,
     params: PatchParams,
     split: Split,
-    *,
-    find: CandidateFinder = bright_structures,
 ) -> pd.DataFrame:
     """Rows of `nodules_by_consensus` of one series with `patch_id` and `place`, and those of copies and negatives.
 
@@ -45,7 +43,7 @@ def series_places(
             part["label"] = pd.array([1] * len(part), dtype="Int8")
             part["label_soft"] = np.nan
         if params.negatives_per_series:
-            parts.append(_negatives(volume, rows, params, find))
+            parts.append(_negatives(volume, rows, params))
     return pd.concat([part for part in parts if len(part)], ignore_index=True)
 
 
@@ -68,12 +66,12 @@ def _in_ball(random: np.random.Generator, radius_mm: float) -> NDArray[np.float6
     return np.asarray(direction / np.linalg.norm(direction) * radius_mm * random.random() ** (1 / 3))
 
 
-def _negatives(volume: CTVolume, nodules: pd.DataFrame, params: PatchParams, find: CandidateFinder) -> pd.DataFrame:
+def _negatives(volume: CTVolume, nodules: pd.DataFrame, params: PatchParams) -> pd.DataFrame:
     lungs = segment_lungs(volume)
     series_key = str(nodules["series_key"].iloc[0])
     random = _random(params.seed, "negatives", series_key, 0)
     n_vessels = params.negatives_per_series // 2
-    bright = np.array([candidate.lps_mm for candidate in find(volume, lungs)], dtype=np.float64).reshape(-1, 3)
+    bright = bright_structures(volume, lungs)
     chosen = [
         (VESSEL, _drawn(random, _clear(bright, nodules, params), n_vessels)),
         (LUNG, _drawn(random, _clear(_lung_points(lungs), nodules, params), params.negatives_per_series - n_vessels)),

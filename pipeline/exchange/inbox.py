@@ -89,13 +89,16 @@ class Inbox:
             with contextlib.suppress(FileExistsError):
                 folder.mkdir()
                 _sync(self.root)
-            try:
-                is_new = not (folder / name).exists()
-                if is_new:
+            is_new = not (folder / name).exists()
+            if is_new:
+                try:
                     temporary.replace(folder / name)
-                _sync(folder)
-            except FileNotFoundError:
-                continue  # an ingest has just claimed the folder
+                except FileNotFoundError:
+                    continue  # an ingest has just claimed the folder
+            # One that is claimed now took the file along: the name is made durable wherever it is.
+            for place in (folder, *self._claimed.glob(f"{study}-*")):
+                with contextlib.suppress(FileNotFoundError):
+                    _sync(place)
             return is_new
 
     def clear_unfinished(self) -> None:

@@ -30,6 +30,7 @@ KEYWORDS = [
     "PixelSpacing", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "BurnedInAnnotation", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "InstanceNumber",
+    "SeriesNumber",
     "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 ]
@@ -104,6 +105,7 @@ class SliceHeader:
     acquisition_time: str = field(default="", repr=False)
     content_time: str = field(default="", repr=False)
     instance_number: int | None = None
+    series_number: int | None = None
     lossy_method: str = ""
     lossy_ratio: float | None = None
     concatenation: tuple[str, str, str] = field(default=("", "", ""), repr=False)
@@ -186,6 +188,7 @@ def slice_header(dataset: Values, file: FileFacts) -> SliceHeader | None:
         acquisition_time=text_of(dataset, "AcquisitionDateTime") or text_of(dataset, "AcquisitionTime"),
         content_time=text_of(dataset, "ContentTime"),
         instance_number=int(number) if (number := number_of(dataset, "InstanceNumber")) is not None else None,
+        series_number=int(number) if (number := number_of(dataset, "SeriesNumber")) is not None else None,
         lossy_method="/".join(texts_of(dataset, "LossyImageCompressionMethod")),
         lossy_ratio=max(_ratios(dataset), default=None),
         concatenation=(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from lzma import LZMAError
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any, cast
 
 from data_contracts.errors import DecodeError, NoduleflowError, WorkspaceError
 
@@ -25,6 +28,15 @@ _RATIO_FROM_BYTES = 256 * 2**20
 _RESERVE_BYTES = 512 * 2**20
 _CHUNK_BYTES = 1 << 20
 _ZIP = (b"PK\3\4", b"PK\5\6")
+#: beginnings of what a tar may be packed in
+_PACKED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+    b"\x5d\0\0": lzma.open,
+}
+#: a header of a tar is read whole into memory; one for names and times is smaller than this
+_MAX_HEADER_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,13 @@ def is_archive(path: Path) -> bool:
         head = stream.read(132)
     if head[128:] == b"DICM":
         return False
-    return head[:4] in _ZIP or tarfile.is_tarfile(path)
+    if head[:4] in _ZIP:
+        return True
+    try:
+        with _tar_stream(path, None) as inside, _tar(inside):
+            return True
+    except (tarfile.TarError, DecodeError, OSError, lzma.LZMAError, zlib.error, EOFError, ValueError):
+        return False
 
 
 def _begins_as_zip(path: Path) -> bool:
@@ -65,7 +83,7 @@ def unpack(path: Path, scratch: Path) -> list[Member]:
     scratch.mkdir(parents=True, exist_ok=True)
     budget = _Budget(path.stat().st_size, shutil.disk_usage(scratch).free - _RESERVE_BYTES)
     try:
-        members = _zip_members(path) if _begins_as_zip(path) else _tar_members(path)
+        members = _zip_members(path) if _begins_as_zip(path) else _tar_members(path, budget.ratio_bytes)
         found = []
         for number, (name, unsafe, stream) in enumerate(members):
             if number >= MAX_MEMBERS:
@@ -83,7 +101,15 @@ def unpack(path: Path, scratch: Path) -> list[Member]:
         return found
     except NoduleflowError:
         raise
-    except (tarfile.TarError, zipfile.BadZipFile, LZMAError, zlib.error, EOFError, RuntimeError, NotImplementedError):
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+    ):
         raise DecodeError("the archive is torn or encrypted", todo="Pack it again.") from None
 
 
@@ -99,7 +125,7 @@ class _Budget:
 
     def __init__(self, archive_bytes: int, room_bytes: int) -> None:
         self._room = room_bytes
-        self._ratio_bytes = max(archive_bytes * MAX_RATIO, _RATIO_FROM_BYTES)
+        self.ratio_bytes = max(archive_bytes * MAX_RATIO, _RATIO_FROM_BYTES)
         self._total = 0
 
     def copy(self, source: IO[bytes], target: IO[bytes]) -> bool:
@@ -110,7 +136,7 @@ class _Budget:
             self._total += len(chunk)
             if size > MAX_MEMBER_BYTES:
                 return False
-            if self._total > self._ratio_bytes:
+            if self._total > self.ratio_bytes:
                 raise DecodeError(f"the archive grows more than {MAX_RATIO}-fold", todo="Unpack it by hand.")
             if self._total > self._room:
                 raise WorkspaceError("no room on the disk to unpack the archive", todo="Free disk space.")
@@ -128,10 +154,61 @@ def _zip_members(path: Path) -> Iterator[tuple[str, str, IO[bytes] | None]]:
             yield info.filename, unsafe, None if unsafe else archive.open(info)
 
 
-def _tar_members(path: Path) -> Iterator[tuple[str, str, IO[bytes] | None]]:
-    with tarfile.open(path, "r:*") as archive:
+def _tar_members(path: Path, most_bytes: int) -> Iterator[tuple[str, str, IO[bytes] | None]]:
+    with _tar_stream(path, most_bytes) as stream, _tar(stream) as archive:
         for info in archive:
             if info.isdir():
                 continue
             unsafe = "" if info.isreg() else "a link or a device"
             yield info.name, unsafe, None if unsafe else archive.extractfile(info)
+            archive.members = []  # type: ignore[attr-defined]  # every member is seen once
+
+
+def _tar(stream: _Forward) -> tarfile.TarFile:
+    return tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:")
+
+
+@contextmanager
+def _tar_stream(path: Path, most_bytes: int | None) -> Iterator[_Forward]:
+    """What a tar holds, unpacked as it is read."""
+    with path.open("rb") as stream:
+        head = stream.read(6)
+    opener = next((unpack for magic, unpack in _PACKED.items() if head.startswith(magic)), None)
+    with opener(path) if opener is not None else path.open("rb") as source:
+        yield _Forward(cast("IO[bytes]", source), most_bytes if opener is not None else None)
+
+
+class _Forward:
+    """A stream read forward in small pieces: tarfile takes a header of any length into memory, and skips any member.
+
+    most_bytes: what the archive may grow to; None where it is not packed.
+    """
+
+    def __init__(self, source: IO[bytes], most_bytes: int | None) -> None:
+        self._source = source
+        self._most = most_bytes
+        self._at = 0
+
+    def tell(self) -> int:
+        """Bytes read so far."""
+        return self._at
+
+    def seek(self, place: int, whence: int = 0) -> int:
+        """Go on to `place`; raises TarError where that is behind."""
+        if whence or place < self._at:
+            raise tarfile.ReadError("not read forward")
+        if self._most is None:
+            self._at = self._source.seek(place)
+        while self._at < place and self.read(min(place - self._at, _CHUNK_BYTES)):
+            pass
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        """At most `size` bytes; raises DecodeError beyond the bounds."""
+        if not 0 <= size <= _MAX_HEADER_BYTES:
+            raise DecodeError("a header in the archive is larger than any name", todo="Unpack it by hand.")
+        found = self._source.read(size)
+        self._at += len(found)
+        if self._most is not None and self._at > self._most:
+            raise DecodeError(f"the archive grows more than {MAX_RATIO}-fold", todo="Unpack it by hand.")
+        return found

@@ -125,9 +125,11 @@ def _record(
     uids = [header.sop_instance_uid for header in part.slices]
     facts = [patient, sorted(uids), digest, np.round(volume.affine, 6).tolist(), params.compress]
     series_key = pseudonymizer.key("series", json.dumps(facts))
-    uid_keys, uids_of_slices, frames = [""] * len(volume.hu), [""] * len(volume.hu), [0] * len(volume.hu)
+    uid_keys, uids_of_slices = [""] * len(volume.hu), [""] * len(volume.hu)
+    frames, numbers = [0] * len(volume.hu), [0] * len(volume.hu)
     for place, header in zip(assembled.places, part.slices, strict=True):
         uids_of_slices[place], frames[place] = header.sop_instance_uid, header.frame + 1
+        numbers[place] = clean_number(header.instance_number) or 0
         uid_keys[place] = pseudonymizer.uid_key(header.sop_instance_uid)
     is_resampled = volume.affine is not part.grid.affine
 
@@ -148,6 +150,8 @@ def _record(
         slice_shape=(first.rows, first.columns) if is_resampled else None,
         sop_class_uid=clean_uid(first.sop_class_uid),
         frame_numbers=tuple(frames) if first.n_frames > 1 else (),
+        series_number=clean_number(first.series_number),
+        instance_numbers=tuple(numbers) if any(numbers) else (),
         series_uid_key=raw.series_uid_key,
         frame_of_reference_key=volume.frame_of_reference_key,
         sop_uid_keys=tuple(uid_keys),
@@ -169,6 +173,11 @@ def _record(
         findings=findings,
         identity=_identity(first, uids_of_slices) if pseudonymizer.keep_identity else None,
     )
+
+
+def clean_number(number: int | None) -> int | None:
+    """A number that a scanner counts up to; a longer one could be someone's."""
+    return number if number is not None and 0 < number < 100_000 else None
 
 
 def clean_uid(uid: str) -> str:
