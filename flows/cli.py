@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import pkgutil
 import sys
@@ -15,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from data_contracts.errors import NoduleflowError
+from data_contracts.errors import NoduleflowError, storage_error
 
 if TYPE_CHECKING:
+    from flows.remote.working_copy import WorkingCopy
     from flows.settings import Settings
     from flows.workspace import Workspace
 
@@ -38,6 +40,7 @@ class Session:
     workspace_path: Path | None = None
     as_json: bool = False
     debug: bool = False
+    _bucket: WorkingCopy | None = None
 
     def settings(self) -> Settings:
         """Settings of the environment and the command line, applied before Prefect and MLflow are imported."""
@@ -49,13 +52,11 @@ class Session:
 
         install()
         try:
-            settings = Settings()
+            settings = Settings() if self.workspace_path is None else Settings(workspace=self.workspace_path)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            name = "NODULEFLOW_" + "_".join(str(part) for part in first["loc"]).upper()
-            raise UsageError(f"setting {name}: {first['msg']}") from None
-        if self.workspace_path is not None:
-            settings = settings.model_copy(update={"workspace": self.workspace_path})
+            name = "NODULEFLOW_" + ("_".join(str(part) for part in first["loc"]).upper() or "WORKSPACE")
+            raise UsageError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from None
         apply_environment(settings, debug=self.debug)
         return settings
 
@@ -64,7 +65,19 @@ class Session:
         from flows.workspace import Workspace
 
         settings = self.settings()
+        if settings.workspace_url and self._bucket is None:
+            from flows.remote.opening import open_bucket
+
+            copy = open_bucket(settings)
+            copy.bring_in()
+            self._bucket = copy
         return settings, Workspace(settings.workspace)
+
+    def hand_on(self) -> None:
+        """Give the bucket of the workspace, where it has one, what this command did."""
+        if self._bucket is not None:
+            copy, self._bucket = self._bucket, None
+            copy.hand_on()
 
     @contextmanager
     def engine(
@@ -83,7 +96,15 @@ class Session:
         workspace.create()
         from flows.engine import engine
 
-        with engine(workspace, lambda: (import_module(room), prepare(workspace)), by_the_clock=by_the_clock):
+        def load() -> None:
+            import_module(room)
+            prepare(workspace)
+            # A hundred thousand objects of modules stay to the end: looking through them for garbage, again and again,
+            # took a third of the time of building a large report.
+            gc.freeze()
+            gc.set_threshold(10_000)
+
+        with engine(workspace, load, by_the_clock=by_the_clock):
             yield settings, workspace
 
     def emit(self, record: dict[str, Any], text: str) -> None:
@@ -143,7 +164,22 @@ def main(arguments: list[str] | None = None) -> None:
         status = _fail("interrupted; run the same command again to go on", 130)
     except Exception as error:
         status = _foreign(error)
+    status = _handed_on(status)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _handed_on(status: Any) -> Any:
+    """The exit status after what was done, whatever came of it, is handed on to the bucket of the workspace."""
+    try:
+        session.hand_on()
+    except NoduleflowError as error:
+        # The command's record is on standard output already.
+        print(f"noduleflow: {error.line()}", file=sys.stderr)
+        return status or error.exit_status
+    except KeyboardInterrupt:
+        print("noduleflow: interrupted; the next command hands on what is left", file=sys.stderr)
+        return status or 130
+    return status
 
 
 def _foreign(error: Exception) -> int:
@@ -157,6 +193,8 @@ def _foreign(error: Exception) -> int:
         return _fail("interrupted", 130)
     if session.debug:
         print(_scrubbed(traceback.format_exc()), file=sys.stderr)
+    if (known := storage_error(error)) is not None:
+        return _fail(known.line(), known.exit_status)
     place = traceback.extract_tb(error.__traceback__)[-1]
     reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""
     return _fail(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.running.lease import STALE_S, file_system_now, keep_fresh, let_go
 from flows.workspace import Workspace
 
 
@@ -15,33 +17,70 @@ from flows.workspace import Workspace
 def presence(workspace: Workspace) -> Iterator[bool]:
     """Be counted among the processes at work here; yields whether this one came alone.
 
-    Alone, it first clears what killed runs left behind: half-written files and scratch folders.
+    Alone, it first clears what killed runs left behind: half-written files and scratch folders. Processes of other
+    machines that share the folder count as long as they touch their marks.
     """
     folder = _folder(workspace)
     folder.mkdir(parents=True, exist_ok=True)
-    mine = folder / str(os.getpid())
     with workspace.lock("presence"):
         alone = not others(workspace)
         if alone:
             _clear_leftovers(workspace)
-        mine.touch()
+        mine = _own_mark(folder)
+        mine.write_text(socket.gethostname())
+    keep_fresh(mine)
     try:
         yield alone
     finally:
-        mine.unlink(missing_ok=True)
+        let_go(mine)
 
 
 def others(workspace: Workspace) -> list[int]:
-    """Process ids of the living others; the marks of dead ones are removed."""
+    """Process ids of the living others, on whichever machine; the marks of dead ones are removed."""
     import psutil
 
     living = []
     for mark in _folder(workspace).glob("[0-9]*"):
-        if psutil.pid_exists(int(mark.name)) and int(mark.name) != os.getpid():
-            living.append(int(mark.name))
-        elif int(mark.name) != os.getpid():
+        pid, host = int(mark.name.partition("@")[0]), _host_of(mark)
+        if host == socket.gethostname():
+            if pid == os.getpid():
+                continue
+            is_alive = psutil.pid_exists(pid)
+        else:
+            is_alive = _is_fresh(mark)
+        if is_alive:
+            living.append(pid)
+        else:
             mark.unlink(missing_ok=True)
     return living
+
+
+def machines(workspace: Workspace) -> set[str]:
+    """Names of the other machines that are at work here."""
+    others(workspace)
+    return {_host_of(mark) for mark in _folder(workspace).glob("[0-9]*")} - {socket.gethostname()}
+
+
+def _own_mark(folder: Path) -> Path:
+    """A file of our process id, or with the name of our machine where another one's process has the same."""
+    mark = folder / str(os.getpid())
+    if mark.exists() and _host_of(mark) != socket.gethostname():
+        return folder / f"{os.getpid()}@{socket.gethostname()}"
+    return mark
+
+
+def _host_of(mark: Path) -> str:
+    try:
+        return mark.read_text() or socket.gethostname()
+    except OSError:
+        return socket.gethostname()
+
+
+def _is_fresh(mark: Path) -> bool:
+    try:
+        return file_system_now(mark.parent) - mark.stat().st_mtime < STALE_S
+    except OSError:
+        return False
 
 
 def _folder(workspace: Workspace) -> Path:

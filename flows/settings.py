@@ -5,21 +5,35 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from flows.secret_files import SecretFiles, named_files
 
 
 class Settings(BaseSettings):
-    """Settings of an installation; every field can be set as NODULEFLOW_<FIELD> or in a file named .env."""
+    """Settings of an installation; every field can be set as NODULEFLOW_<FIELD> or in a file named .env.
+
+    A secret may stand in a file of its own, named by NODULEFLOW_<FIELD>_FILE.
+    """
 
     model_config = SettingsConfigDict(env_prefix="NODULEFLOW_", env_file=".env", extra="ignore")
 
-    workspace: Path = Field(Path("workspace"), description="folder that holds everything a site produces")
+    workspace: Path = Field(
+        Path("workspace"), description="folder that holds everything a site produces, or s3://bucket/prefix"
+    )
+    cache: Path | None = Field(None, description="folder of working copies of buckets; else the user's cache")
     config: Path | None = Field(None, description="TOML file of a whole run, which scheduled jobs read")
     secret: SecretStr | None = Field(None, description="key of the keyed digests; else a file in the workspace")
     prefect_api_url: str = Field("", description="a Prefect server; empty starts an embedded one")
+    prefect_auth: SecretStr | None = Field(None, description="USER:PASSWORD of the Prefect server")
+    prefect_database: SecretStr | None = Field(None, description="PostgreSQL of the Prefect server, for `backup`")
     mlflow_tracking_uri: str = Field("", description="an MLflow server; empty uses sqlite in the workspace")
+    mlflow_user: str = Field("", description="user of the MLflow server (Basic)")
+    mlflow_password: SecretStr | None = Field(None, description="password of that user")
+    mlflow_database: SecretStr | None = Field(None, description="PostgreSQL of the MLflow server, for `backup`")
     public_bucket_url: str = Field("https://s3.amazonaws.com", description="S3 endpoint of public data for `fetch`")
     registry_lock_url: SecretStr | None = Field(
         None, description="PostgreSQL that machines sharing an MLflow server lock in; MLflow's own database is taken"
@@ -32,6 +46,10 @@ class Settings(BaseSettings):
     disclosure: Path | None = Field(None, description="the site's statements for model cards; else disclosure.toml")
     threads: int = Field(0, ge=0, description="threads of numerical libraries; 0 takes every core")
     workers: int = Field(0, ge=0, description="series that ingest and prepare work on at a time; 0 takes every core")
+    runner: str = Field(
+        "", description="where tasks run: threads, processes, dask, ray, or a cluster such as dask://host:8786"
+    )
+    batch: int | None = Field(None, ge=0, description="series or studies of one Prefect task; 0 is automatic")
     actor: str = Field("", description="who acts, as the audit names it; empty takes the system's user name")
     dicomweb_user: str = Field("", description="user of the DICOMweb server (Basic)")
     dicomweb_password: SecretStr | None = Field(None, description="password of that user")
@@ -50,7 +68,49 @@ class Settings(BaseSettings):
     exchange_attempts: int = Field(5, ge=1, description="how often a request to a PACS is tried")
     notify_url: SecretStr | None = Field(None, description="webhook that hears of failed and crashed jobs")
     job_retry_s: float = Field(30.0, gt=0, description="pause before a scheduled job is tried again; it doubles")
+    review_token: SecretStr | None = Field(None, description="token of `review --serve`; else a new one at every start")
+    review_hosts: str = Field("", description="names under which browsers may call `review --serve`, with commas")
+    review_certificate: Path | None = Field(None, description="PEM file of the review server's certificate")
+    review_certificate_key: Path | None = Field(None, description="PEM file of its key")
+    review_plain_http: bool = Field(False, description="`review --serve` may listen beyond loopback without TLS")
+    second_read_share: float = Field(0.1, ge=0, le=1, description="of accepted findings, read blind a second time")
     settle_s: float = Field(60.0, ge=0, description="a received study is ingested after so long without a new instance")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given in code, the environment, files of secrets, .env; the earlier one wins."""
+        return init_settings, env_settings, SecretFiles(settings_cls, dotenv_settings), dotenv_settings
+
+    _workspace_url: str = PrivateAttr("")
+
+    @model_validator(mode="after")
+    def _stands_for_its_bucket(self) -> Self:
+        from flows.remote.address import checked_url, is_url, working_copy
+
+        if is_url(self.workspace):
+            self._workspace_url = checked_url(self.workspace)
+            self.workspace = working_copy(self._workspace_url, self.cache)
+        return self
+
+    @property
+    def workspace_url(self) -> str:
+        """The bucket that `workspace` is the working copy of; "" for a workspace of its own."""
+        return self._workspace_url
+
+    @field_validator("runner")
+    @classmethod
+    def _names_a_runner(cls, text: str) -> str:
+        from flows.running.plan import runner_plan
+
+        runner_plan(text)
+        return text
 
 
 def apply_environment(settings: Settings, *, debug: bool = False) -> None:
@@ -58,6 +118,8 @@ def apply_environment(settings: Settings, *, debug: bool = False) -> None:
     apply_to_work(settings, debug=debug)
     if settings.prefect_api_url:
         os.environ["PREFECT_API_URL"] = settings.prefect_api_url
+        if settings.prefect_auth is not None:
+            os.environ["PREFECT_API_AUTH_STRING"] = settings.prefect_auth.get_secret_value()
     else:
         os.environ["PREFECT_HOME"] = str(settings.workspace.resolve() / "prefect")
         os.environ.pop("PREFECT_API_URL", None)
@@ -88,6 +150,9 @@ def apply_to_work(settings: Settings, *, debug: bool = False) -> None:
         os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(settings.threads)
     if settings.mlflow_tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = settings.mlflow_tracking_uri
+    if settings.mlflow_password is not None:
+        os.environ["MLFLOW_TRACKING_USERNAME"] = settings.mlflow_user
+        os.environ["MLFLOW_TRACKING_PASSWORD"] = settings.mlflow_password.get_secret_value()
 
 
 def series_workers() -> int:
@@ -103,7 +168,8 @@ def configured_secret() -> str | None:
 
 def shared_registry_secrets() -> tuple[str | None, str]:
     """(key that audit and versions are signed with, PostgreSQL that machines lock in); asked for at every line."""
-    environment = tuple(os.environ.get(f"NODULEFLOW_{name}") for name in ("AUDIT_KEY", "REGISTRY_LOCK_URL"))
+    names = ("AUDIT_KEY", "REGISTRY_LOCK_URL")
+    environment = (*(os.environ.get(f"NODULEFLOW_{name}") for name in names), *named_files(names))
     dotenv = Path(".env")
     return _registry_secrets(environment, str(dotenv.resolve()), dotenv.stat().st_mtime_ns if dotenv.exists() else 0)
 

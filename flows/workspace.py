@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from data_contracts.series import Rejection, SeriesRecord
 
 _LOCK_TIMEOUT_S = 600
+#: stands in a workspace while a restore is at work on it
+UNRESTORED = ".restore.json"
 
 
 class Workspace(WorkspacePaths):
@@ -28,6 +30,7 @@ class Workspace(WorkspacePaths):
 
     def create(self) -> Workspace:
         """Make the folder; raises WorkspaceError where that cannot be."""
+        self._check_restored()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             probe = self.root / f".write-{os.getpid()}"
@@ -47,7 +50,17 @@ class Workspace(WorkspacePaths):
             raise UsageError(
                 "there is no workspace", where=str(self.root), todo="Run `noduleflow ingest` first, or name another."
             )
+        self._check_restored()
         return self
+
+    def _check_restored(self) -> None:
+        """Raises WorkspaceError where a restore was killed half-way."""
+        if (self.root / UNRESTORED).exists():
+            raise WorkspaceError(
+                "a restore of this workspace is at work or was killed",
+                where=str(self.root),
+                todo="Wait for it, or run the same `noduleflow restore` again, which begins anew.",
+            )
 
     def secret(self, given: str | None = None) -> bytes:
         """Key of the keyed digests: the one given, or this workspace's own file (mode 600), made once."""
@@ -62,18 +75,27 @@ class Workspace(WorkspacePaths):
 
     @contextmanager
     def lock(self, name: str, timeout_s: float = _LOCK_TIMEOUT_S) -> Iterator[None]:
-        """Hold a lock among processes of this machine; raises WorkspaceError where another holds it for too long."""
+        """Hold a lock among the processes that see this folder, on this machine and on others.
+
+        Raises
+        ------
+        WorkspaceError: another holds it for too long.
+        """
         from filelock import FileLock, Timeout
+
+        from flows.running.lease import lease
 
         folder = self.root / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(folder / f"{name}.lock", timeout=timeout_s):
-                yield
-        except Timeout:
-            raise WorkspaceError(
-                f"another run holds the lock {name!r}", where=str(folder), todo="Wait for it, or end it."
-            ) from None
+        with ExitStack() as held:
+            try:
+                held.enter_context(FileLock(folder / f"{name}.lock", timeout=timeout_s))
+                held.enter_context(lease(folder / f"{name}.held", timeout_s))
+            except (Timeout, TimeoutError):
+                raise WorkspaceError(
+                    f"another run holds the lock {name!r}", where=str(folder), todo="Wait for it, or end it."
+                ) from None
+            yield
 
     def series_records(self) -> list[SeriesRecord]:
         """Every accepted series, by series key; unfinished folders and torn records are passed over.
@@ -102,8 +124,8 @@ class Workspace(WorkspacePaths):
         return {name for name in names if (self.series_root / name / "series.json").is_file()}
 
     def has_series_tables(self) -> bool:
-        """Whether series.parquet and rejected.parquet are there."""
-        return self.series_table.is_file() and self.rejected_table.is_file()
+        """Whether series.parquet and rejected.parquet are there, and neither was cut."""
+        return is_table(self.series_table) and is_table(self.rejected_table)
 
     def add_rejections(self, source_digest: str, rejections: Iterable[Rejection]) -> bool:
         """Keep the refusals of one ingest as a part of rejected.parquet; whether they are others than before.
@@ -138,7 +160,7 @@ class Workspace(WorkspacePaths):
         import pandas as pd
 
         from data_contracts.series import REJECTED_TABLE, SERIES_TABLE, Rejection
-        from flows.series_choice import choices, remembered_preference
+        from flows.intake.series_choice import choices, remembered_preference
 
         with self.lock("tables"):
             records = self.series_records()
@@ -171,23 +193,50 @@ class Workspace(WorkspacePaths):
         return table
 
     def nodules(self) -> pd.DataFrame:
-        """nodules.parquet, or an empty table."""
+        """nodules.parquet, or an empty table; a torn one is written again from its parts."""
         from data_contracts.nodules import NODULE_TABLE
 
-        return NODULE_TABLE.read(self.nodule_table) if self.nodule_table.exists() else NODULE_TABLE.empty()
+        if not self.nodule_table.exists():
+            return NODULE_TABLE.empty()
+        try:
+            return NODULE_TABLE.read(self.nodule_table)
+        except ContractError:
+            if not any(self.annotation_parts.glob("*.parquet")):
+                raise
+        say("nodules.parquet cannot be read; it is written again from annotations/")
+        return self.rebuild_nodule_table()
 
     def dataset(self, dataset: str) -> Path:
         """The folder of a dataset by its id, the beginning of it, or its name; "" is the only or newest one."""
         finished = sorted(self.datasets_root.glob("*/dataset.json"), key=lambda file: file.stat().st_mtime)
         if not dataset and finished:
-            return finished[-1].parent
+            return self._here(finished[-1].parent)
         matches = [file.parent for file in finished if dataset and file.parent.name.startswith(dataset)]
         matches = matches or [file.parent for file in finished if dataset and _dataset_name(file) == dataset][-1:]
         if len(matches) == 1:
-            return matches[0]
+            return self._here(matches[0])
         known = ", ".join(file.parent.name for file in finished) or "none"
         what = f"no dataset {dataset!r}" if not matches else f"dataset {dataset!r} is ambiguous"
         raise UsageError(what, where=str(self.datasets_root), todo=f"Known: {known}. `noduleflow prepare` makes one.")
+
+    def _here(self, folder: Path) -> Path:
+        """A folder with all its files, which a working copy of a bucket may not have taken yet."""
+        from flows.remote.opening import fetched
+
+        fetched(self, folder)
+        return folder
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a Parquet table as far as its two ends tell."""
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    try:
+        pq.read_metadata(path)
+    except (ArrowException, OSError):
+        return False
+    return True
 
 
 def _lines(rejections: Iterable[Rejection]) -> bytes:

@@ -68,12 +68,20 @@ class WorkspacePaths:
         return self.root / "segmenters"
 
     @property
+    def detectors_root(self) -> Path:
+        return self.root / "detectors"
+
+    @property
     def audit_file(self) -> Path:
         return self.root / "audit.jsonl"
 
     @property
     def mlflow_database(self) -> Path:
         return self.root / "mlflow.db"
+
+    @property
+    def mlflow_database_uri(self) -> str:
+        return f"sqlite:///{self.mlflow_database}"
 
     @property
     def mlflow_artifacts(self) -> Path:

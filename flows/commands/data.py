@@ -11,7 +11,7 @@ from flows.cli import app, session
 
 if TYPE_CHECKING:
     from data_contracts.params import IngestParams
-    from flows.sources import PrivatePaths
+    from flows.intake.sources import PrivatePaths
 
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one parameter; may be given again.")
@@ -43,8 +43,8 @@ def ingest(
     """Discover, check, de-identify, decode and store CT series."""
     from data_contracts.params import IngestParams
     from flows.commands.pacs import check_origin, ingest_dicomweb, ingest_inbox
+    from flows.intake.sources import existing_sources
     from flows.presets import assignments
-    from flows.sources import existing_sources
 
     params = IngestParams.from_mapping(assignments(settings_), where="--set")
     check_origin(bool(sources), dicomweb, bool(study or since or limit or keep_files), inbox)
@@ -57,8 +57,8 @@ def ingest(
     found = existing_sources(tuple(sources or ()))
     record = None if verify else _nothing_new(found, site, params, keep_identity)
     if record is None:
-        with session.engine("flows.ingest") as (_, workspace):
-            from flows.ingest import ingest_flow
+        with session.engine("flows.intake.ingest") as (_, workspace):
+            from flows.intake.ingest import ingest_flow
 
             record = ingest_flow(str(workspace.root), found, site, params, keep_identity, verify, settle)
     refused = ", ".join(f"{count} {reason}" for reason, count in record["refused"].items()) or "none"
@@ -73,7 +73,7 @@ def _nothing_new(sources: PrivatePaths, site: str, params: IngestParams, keep_id
     _, workspace = session.open()
     if not workspace.known_root.is_dir():
         return None
-    from flows.known_sources import nothing_new
+    from flows.intake.known_sources import nothing_new
 
     return nothing_new(workspace, sources, site, params, keep_identity)
 
@@ -104,14 +104,14 @@ def annotate(
     which may be empty; optional coordinate_system, nodule, reader, label (1 malignant, 0 benign), malignancy and the
     other LIDC ratings. A row whose place is not in its volume is refused with its line, and nothing is guessed.
     """
-    from flows.sources import existing_sources
+    from flows.intake.sources import existing_sources
     from pipeline.annotations.formats import check_format
 
     check_format(file_format, coordinates)
     found = existing_sources(tuple(files))
     session.open()[1].require()
-    with session.engine("flows.annotation") as (_, workspace):
-        from flows.annotation import annotate_flow
+    with session.engine("flows.intake.annotation") as (_, workspace):
+        from flows.intake.annotation import annotate_flow
 
         record = annotate_flow(str(workspace.root), found, file_format, keep_identity, coordinates, series)
     refused = ", ".join(f"{count} {reason}" for reason, count in record["refused"].items()) or "none"
@@ -135,8 +135,8 @@ def features(
     options = {"weights": weights, "device": device, "engine": engine}
     params = FeatureParams.from_mapping({**options, **assignments(settings_)}, where="--set")
     session.open()[1].require().dataset(dataset)
-    with session.engine("flows.features") as (_, workspace):
-        from flows.features import features_flow
+    with session.engine("flows.datasets.features") as (_, workspace):
+        from flows.datasets.features import features_flow
 
         record = features_flow(str(workspace.root), dataset, params)
     session.emit(

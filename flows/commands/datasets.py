@@ -26,8 +26,8 @@ def prepare(
     patch, split, label = distribute(assignments(settings_), (PatchParams, SplitParams, LabelParams), where="--set")
     chosen = tuple(PatchParams.from_mapping({"kind": kind}, where="--kind").kind for kind in dict.fromkeys(kinds or ()))
     session.open()[1].require()
-    with session.engine("flows.prepare") as (_, workspace):
-        from flows.prepare import prepare_flow
+    with session.engine("flows.datasets.prepare") as (_, workspace):
+        from flows.datasets.prepare import prepare_flow
 
         record = prepare_flow(str(workspace.root), name, patch, split, label, chosen)
     session.emit(record, "\n".join(_dataset_line(dataset) for dataset in record["datasets"]))
@@ -47,8 +47,8 @@ def import_npz_command(
 ) -> None:
     """Import ready-made crops as a dataset."""
     from data_contracts.params import LabelParams, SplitParams
+    from flows.intake.sources import existing_sources
     from flows.presets import assignments, distribute
-    from flows.sources import existing_sources
 
     # Crops with a table are LIDC's: its published figures count nodules that at least three readers rated.
     readers = {} if table is None else {"min_readers": 3}
@@ -90,7 +90,7 @@ def import_images_command(
     images, split = distribute(assignments(settings_), (ImageParams, SplitParams), where="--set")
     _, workspace = session.open()
     workspace.create()
-    from flows.images import import_folder
+    from flows.intake.images import import_folder
 
     record = import_folder(workspace, folder, name, patients, positive, keep_identity, images, split)
     counts = ", ".join(f"{key} {value}" for key, value in record["counts"].items())

@@ -30,8 +30,8 @@ def deidentify(
 ) -> None:
     """De-identify DICOM to DICOM by the profile of PS3.15 Annex E, with the keys of the workspace."""
     from data_contracts.params import DeidentifyParams
+    from flows.intake.sources import existing_sources
     from flows.presets import assignments
-    from flows.sources import existing_sources
 
     flags = {
         "retain_device": retain_device,
@@ -43,7 +43,7 @@ def deidentify(
     found = existing_sources(tuple(sources))
     settings, workspace = session.open()
     workspace.create()
-    from flows.deidentify import deidentify_sources
+    from flows.intake.deidentify import deidentify_sources
 
     secret = workspace.secret(settings.secret.get_secret_value() if settings.secret else None)
     record = deidentify_sources(workspace, secret, found.paths, out, params, not no_vault)
@@ -70,7 +70,7 @@ def reidentify(
             where=str(workspace.secret_file),
             todo="Put the secret.key of the ingest there, or set NODULEFLOW_SECRET.",
         )
-    from flows.deidentify import reidentified
+    from flows.intake.deidentify import reidentified
 
     secret = workspace.secret(settings.secret.get_secret_value() if settings.secret else None)
     record = reidentified(workspace, secret, subject, out)

@@ -24,13 +24,13 @@ def disclose(
     settings, workspace = session.open()
     if template:
         workspace.create()
-        from flows.disclosure import write_template
+        from flows.versions.disclosure import write_template
 
         path = write_template(workspace)
         session.emit({"path": str(path)}, f"{path}: answer what you can, and train or disclose again")
         return
     workspace.require()
-    from flows.disclosure import disclose_version
+    from flows.versions.disclosure import disclose_version
 
     record = disclose_version(workspace, settings.model_name, version)
     lines = [f"{record['folder']}/disclosure.html"]

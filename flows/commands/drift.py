@@ -22,8 +22,8 @@ def drift(
     params = DriftParams.from_mapping(assignments(settings_), where="--set")
     settings, workspace = session.open()
     workspace.require()
-    from flows.drift import drift_report, text_of
     from flows.registry import Registry
+    from flows.reviewing.drift import drift_report, text_of
 
     registry = Registry(workspace, settings.model_name)
     number = registry.resolve(version)

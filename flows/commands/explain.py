@@ -25,8 +25,8 @@ def explain(
 
     params = ExplainParams.from_mapping(assignments(settings_), where="--set")
     session.open()[1].require()
-    with session.engine("flows.explanation") as (settings, workspace):
-        from flows.explanation import explain_flow, explanation_text
+    with session.engine("flows.versions.explanation") as (settings, workspace):
+        from flows.versions.explanation import explain_flow, explanation_text
 
         record = explain_flow(str(workspace.root), version, dataset, settings.model_name, params, weights)
     session.emit(record, explanation_text(record))

@@ -33,7 +33,7 @@ def lidc(
     verify: Annotated[bool, typer.Option("--verify", help="Read what is there already and check its MD5.")] = False,
 ) -> None:
     """Chest CT of LIDC-IDRI from the Imaging Data Commons (CC BY; about 130 MB a patient)."""
-    from flows.fetch import fetch_lidc
+    from flows.intake.fetch import fetch_lidc
 
     settings = session.settings()
     record = fetch_lidc(

@@ -31,8 +31,8 @@ def few_shot(
     values = {"weights": weights, "backbone": backbone, "episodes": episodes, **assignments(settings_)}
     features, params = distribute(values, (FeatureParams, FewShotParams), where="--set")
     session.open()[1].require().dataset(dataset)
-    with session.engine("flows.few_shot") as (_, workspace):
-        from flows.few_shot import few_shot_flow, few_shot_text
+    with session.engine("flows.learning.few_shot") as (_, workspace):
+        from flows.learning.few_shot import few_shot_flow, few_shot_text
 
         record = few_shot_flow(str(workspace.root), dataset, features, params)
         known = {key: value for key, value in record.items() if key != "folder"}

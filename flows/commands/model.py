@@ -48,18 +48,18 @@ def train(
     if weights:
         overrides["weights"] = weights
     params = train_params(preset, overrides)
-    from flows import ranks
+    from flows.learning import ranks
 
     shared = session.open()[1].require()
     folder = shared.dataset(dataset)
     with ranks.process_group():
         if ranks.rank() > 0:
-            from flows.network_fits import help_to_fit
+            from flows.learning.network_fits import help_to_fit
 
             return ranks.help_first(lambda message: help_to_fit(shared, params, message))
-        with session.engine("flows.training") as (settings, workspace):
-            from flows.summary import figures_text
-            from flows.training import train_flow
+        with session.engine("flows.learning.training") as (settings, workspace):
+            from flows.learning.training import train_flow
+            from flows.whole.summary import figures_text
 
             record = train_flow(str(workspace.root), folder.name, params, settings.model_name)
             text = figures_text(Path(record["folder"]))
@@ -69,18 +69,18 @@ def train(
 
 def _reproduce(version: str, weights: str) -> None:
     """`train --reproduce`: exit status 1 where a figure is not the registered one."""
-    from flows import ranks
+    from flows.learning import ranks
 
     settings, shared = session.open()
     model_name, shared = settings.model_name, shared.require()
     with ranks.process_group():
         if ranks.rank() > 0:
-            from flows.reproduction import help_to_reproduce
+            from flows.learning.reproduction import help_to_reproduce
 
             return help_to_reproduce(shared, model_name, version, weights)
-        with session.engine("flows.reproduction") as (_, workspace):
+        with session.engine("flows.learning.reproduction") as (_, workspace):
             from data_contracts.reproduction import Reproduction
-            from flows.reproduction import reproduce_flow, reproduction_text, verdict
+            from flows.learning.reproduction import reproduce_flow, reproduction_text, verdict
 
             result = Reproduction.model_validate(reproduce_flow(str(workspace.root), version, model_name, weights))
     session.emit(result.model_dump(mode="json"), reproduction_text(result))
@@ -97,9 +97,9 @@ def evaluate(
 ) -> None:
     """Figures of a registered version on held-out patients."""
     session.open()[1].require()
-    with session.engine("flows.evaluation") as (settings, workspace):
-        from flows.evaluation import evaluate_flow
-        from flows.summary import figures_text
+    with session.engine("flows.versions.evaluation") as (settings, workspace):
+        from flows.versions.evaluation import evaluate_flow
+        from flows.whole.summary import figures_text
 
         record = evaluate_flow(str(workspace.root), version, dataset, settings.model_name)
         text = figures_text(Path(record["folder"]))
@@ -114,8 +114,8 @@ def compare(
     """Compare two versions on the same held-out nodules."""
     settings, workspace = session.open()
     workspace.require()
-    from flows.evaluation import compare_versions
-    from flows.summary import comparison_text
+    from flows.versions.evaluation import compare_versions
+    from flows.whole.summary import comparison_text
 
     record = compare_versions(workspace, settings.model_name, version_a, version_b)
     session.emit(record, comparison_text(record))
@@ -125,12 +125,12 @@ def export_model(name: str, out: Path, forms: str, dataset: str) -> bool:
     """`export VERSION`: whether `name` is a version; then it is written to `out`."""
     settings, workspace = session.open()
     workspace.require()
-    from flows.compression import export_forms, export_text, export_version, version_named
+    from flows.learning.compression import export_forms, export_text, export_version, version_named
 
     version = version_named(workspace, settings.model_name, name)
     if version is None:
         return False
-    from flows.bundling import BUNDLE_FORM, export_bundle
+    from flows.versions.bundling import BUNDLE_FORM, export_bundle
 
     if forms == BUNDLE_FORM:
         made = export_bundle(workspace, settings.model_name, version, out)

@@ -24,12 +24,12 @@ def demo(
     started = time.monotonic()
 
     def make_cohort(workspace: Workspace) -> None:
-        from flows.cohort import make_phantoms
+        from flows.whole.cohort import make_phantoms
 
         make_phantoms(workspace, fast=fast, seed=seed)
 
-    with session.engine("flows.demo", make_cohort) as (settings, workspace):
-        from flows.demo import run_demo
+    with session.engine("flows.whole.demo", make_cohort) as (settings, workspace):
+        from flows.whole.demo import run_demo
 
         record, text = run_demo(workspace, settings, fast=fast, weights=weights, started_s=started)
     session.emit(record, text)
@@ -40,11 +40,11 @@ def run(
     config: Annotated[Path, typer.Option(help="TOML file: sources, annotations, presets and policy.")],
 ) -> None:
     """Every stage in order, resumable."""
-    from flows.nightly_config import read_config
+    from flows.whole.nightly_config import read_config
 
     plan = read_config(config)
-    with session.engine("flows.nightly") as (settings, workspace):
-        from flows.nightly import run_plan
+    with session.engine("flows.whole.nightly") as (settings, workspace):
+        from flows.whole.nightly import run_plan
 
         record, text = run_plan(workspace, settings, plan)
     session.emit(record, text)
@@ -57,8 +57,8 @@ def serve(
     """Run the jobs of a configuration at their times in this process, until it is ended."""
     import os
 
-    from flows.nightly_config import read_config
     from flows.scheduled.deployments import schedule_of
+    from flows.whole.nightly_config import read_config
 
     plan = read_config(config)
     schedule_of(plan)
@@ -82,8 +82,8 @@ def deploy(
 ) -> None:
     """Register the jobs of a configuration on a Prefect server, for its workers."""
     from data_contracts.errors import UsageError
-    from flows.nightly_config import read_config
     from flows.scheduled.deployments import schedule_of
+    from flows.whole.nightly_config import read_config
 
     plan = read_config(config)
     schedule_of(plan)
@@ -100,13 +100,14 @@ def deploy(
     )
     lines = [f"work pool {record['pool']}"]
     lines += [f"{job}: {line['cron']} ({line['timezone']})" for job, line in record["deployments"].items()]
+    lines += [f"{job}: taken off, the plan has no time for it" for job in record["withdrawn"]]
     lines += [f"automation {name}" for name in record["automations"]]
     session.emit(record, "\n".join(lines))
 
 
 @app.command()
 def status() -> None:
-    """What the workspace holds and what is stuck."""
+    """What ran, what is stuck, what was refused and what waits for a person, in ten lines."""
     settings, workspace = session.open()
     workspace.require()
     from flows.status import describe
@@ -121,7 +122,7 @@ def doctor(
         bool, typer.Option("--mend", help="First put the registry back as its last move left it, audited.")
     ] = False,
 ) -> None:
-    """Check the installation: versions, servers, weights, disk, egress, registry."""
+    """Check the installation and the site, each fault with its mend."""
     settings, workspace = session.open()
     from flows.doctor import examine
 

@@ -29,21 +29,28 @@ def listen(
 ) -> None:
     """Receive DICOM (C-STORE) into the workspace's inbox, until it is ended."""
     from data_contracts.params import IngestParams
-    from flows.listening import listen as receive
-    from flows.listening import sole_ingest
-    from flows.peers import listener_params
+    from flows.intake.listening import listen as receive
+    from flows.intake.listening import sole_ingest
+    from flows.intake.peers import listener_params
+    from flows.keeping.binding import check_binding
     from flows.presets import assignments
 
     params = IngestParams.from_mapping(assignments(settings_), where="--set")
     settings, workspace = session.open()
     peer = listener_params(bind, port, aet)
+    check_binding(
+        bind,
+        authenticated=bool(peer.calling_hosts),
+        server="the DICOM listener",
+        todo="Name who may send in NODULEFLOW_DICOM_CALLING_HOSTS (addresses or networks; 0.0.0.0/0 is everybody).",
+    )
     if not ingest:
         record = receive(workspace.create(), peer, settle_s=settings.settle_s, once_idle_s=once_idle, ingest=None)
         session.emit(record, _received(record))
         return
-    with sole_ingest(workspace.create()), session.engine("flows.inbox"):
-        from flows.inbox import inbox_flow
-        from flows.sources import PrivatePaths
+    with sole_ingest(workspace.create()), session.engine("flows.intake.inbox"):
+        from flows.intake.inbox import inbox_flow
+        from flows.intake.sources import PrivatePaths
 
         def ingest_claimed(folders: tuple[Path, ...]) -> dict[str, Any]:
             return inbox_flow(str(workspace.root), PrivatePaths(paths=folders), site, params, keep_identity)
@@ -66,13 +73,13 @@ def push(
     calling: Annotated[str, typer.Option(metavar="AET", help="Our AE title.")] = "NODULEFLOW",
 ) -> None:
     """Send DICOM files, as they are, to a PACS."""
-    from flows.sources import existing_sources
+    from flows.intake.sources import existing_sources
 
     found = existing_sources(tuple(sources))
     session.settings()
     checked_target("push", "--dicomweb", dicomweb, dicom, called, calling)
-    with session.engine("flows.pacs"):
-        from flows.pacs import PrivateTarget, push_flow
+    with session.engine("flows.intake.pacs"):
+        from flows.intake.pacs import PrivateTarget, push_flow
 
         target = PrivateTarget(url=dicomweb, node=dicom, called_aet=called, calling_aet=calling)
         record = push_flow(found, target)
@@ -86,7 +93,7 @@ def push(
 def checked_target(command: str, option: str, url: str, node: str, called: str, calling: str) -> None:
     """A command stores to a DICOMweb service (`option`) or to a DICOM node; raises UsageError for what is neither."""
     from data_contracts.errors import UsageError
-    from flows.peers import dicom_node, dicomweb_server
+    from flows.intake.peers import dicom_node, dicomweb_server
 
     if bool(url) == bool(node):
         raise UsageError(f"{command} takes {option} or --dicom", todo=f"See `noduleflow {command} --help`.")
@@ -113,7 +120,7 @@ def check_origin(has_sources: bool, dicomweb: str, has_pull_options: bool, inbox
 
 def ingest_inbox(site: str, params: IngestParams, keep_identity: bool) -> None:
     """`ingest --inbox`: every study that has settled; all of them where nobody listens."""
-    from flows.listening import inbox_of, is_listening, sole_ingest
+    from flows.intake.listening import inbox_of, is_listening, sole_ingest
 
     settings, workspace = session.open()
     workspace.require()
@@ -123,9 +130,9 @@ def ingest_inbox(site: str, params: IngestParams, keep_identity: bool) -> None:
         if not claimed:
             session.emit({"studies": 0}, "no study waits in the inbox")
             return
-        with session.engine("flows.inbox"):
-            from flows.inbox import inbox_flow
-            from flows.sources import PrivatePaths
+        with session.engine("flows.intake.inbox"):
+            from flows.intake.inbox import inbox_flow
+            from flows.intake.sources import PrivatePaths
 
             record = inbox_flow(str(workspace.root), PrivatePaths(paths=claimed), site, params, keep_identity)
     session.emit(record, _ingested(record))
@@ -145,8 +152,8 @@ def ingest_dicomweb(
     keep_identity: bool,
 ) -> None:
     """`ingest --dicomweb`: named studies, or all since a moment."""
-    from flows.peers import dicomweb_server
-    from flows.pulling import PrivatePull, Pull
+    from flows.intake.peers import dicomweb_server
+    from flows.intake.pulling import PrivatePull, Pull
     from pipeline.exchange.dicomweb import checked_study_uids, parse_moment
 
     request = PrivatePull(
@@ -162,8 +169,8 @@ def ingest_dicomweb(
     if (known := pull.nothing_new()) is not None:
         session.emit(known, f"nothing new ({known['series_known']} series were known)")
         return
-    with session.engine("flows.pull"):
-        from flows.pull import pull_flow
+    with session.engine("flows.intake.pull"):
+        from flows.intake.pull import pull_flow
 
         record = pull_flow(str(workspace.root), request, site, params, keep_identity)
     counts = f"{record['instances_fetched']} instances of {record['series_fetched']} new series fetched"

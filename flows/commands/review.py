@@ -1,4 +1,4 @@
-"""review and feedback."""
+"""review: reports of studies, and serving them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from flows.commands.data import SetOption
 
 @app.command()
 def review(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="As in ingest, or a study_key.")],
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="[SOURCE...]", help="As in ingest, or a study_key.")
+    ] = None,
+    dicomweb: Annotated[str, typer.Option(metavar="URL", help="Take the study from this DICOMweb service.")] = "",
+    study: Annotated[list[str] | None, typer.Option(metavar="UID", help="Of that service; may be repeated.")] = None,
+    facts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What is known of the patients, for the guidelines (TOML).")
+    ] = None,
     site: Annotated[str, typer.Option(help="Name of the site the studies come from.")] = "review",
     version: Annotated[str, typer.Option(help="Version or alias to ask.")] = "champion",
     push: Annotated[str, typer.Option(metavar="URL", help="Store the results to a DICOMweb service (STOW-RS).")] = "",
@@ -23,29 +30,49 @@ def review(
     pseudonymous: Annotated[
         bool, typer.Option("--pseudonymous", help="Store them under pseudonyms, even where the identity is known.")
     ] = False,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show the reports in a browser and take the answers; SOURCE is a study_key.")
+    ] = False,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 0,
+    blind: Annotated[bool, typer.Option("--blind", help="Serve first readings without the model.")] = False,
     settings_: SetOption = None,
 ) -> None:
-    """Write a report of every nodule of a study, as the champion sees it; store the results to a PACS."""
+    """Write a report of every nodule of a study, as the champion sees it; push the results; or serve the reports."""
+    if serve:
+        others = {"--dicomweb": dicomweb, "--study": study, "--facts": facts, "--push": push, "--dicom": dicom}
+        others |= {"--set": settings_, "--pseudonymous": pseudonymous}
+        _serve(sources or [], host, port, blind, [name for name, value in others.items() if value])
+        return
     from data_contracts.errors import UsageError
     from data_contracts.params import ReviewParams
     from flows.commands.pacs import checked_target
     from flows.presets import assignments
+    from pipeline.exchange.dicomweb import checked_study_uids
 
     params = ReviewParams.from_mapping(assignments(settings_), where="--set")
+    _check_source(sources or [], dicomweb, study or [])
     session.open()[1].require()
     is_pushed = bool(push or dicom)
     if is_pushed:
         checked_target("review", "--push", push, dicom, called, calling)
         if not params.dicom:
             raise UsageError("nothing to store: dicom is off", todo="Leave --set dicom=false away.")
-    with session.engine("flows.review") as (settings, workspace):
-        from flows.review import review_flow, study_keys_of
+    with session.engine("flows.reviewing.review") as (settings, workspace):
+        from flows.reviewing.patient_facts import keep_facts
+        from flows.reviewing.review import review_flow
+        from flows.reviewing.sources import pulled_study_keys, study_keys_of
 
-        keys = study_keys_of(workspace, sources, site)
+        if dicomweb:
+            keys = pulled_study_keys(workspace, dicomweb, checked_study_uids(tuple(study or ())), site)
+        else:
+            keys = study_keys_of(workspace, sources or [], site)
+        if facts is not None:
+            keep_facts(workspace, facts, keys)
         record = review_flow(str(workspace.root), keys, settings.model_name, version, params)
         if is_pushed:
-            from flows.pacs import PrivateTarget
-            from flows.results_push import push_results_flow
+            from flows.intake.pacs import PrivateTarget
+            from flows.reviewing.results_push import push_results_flow
 
             target = PrivateTarget(url=push, node=dicom, called_aet=called, calling_aet=calling)
             record["push"] = push_results_flow(str(workspace.root), keys, target, pseudonymous)
@@ -55,6 +82,19 @@ def review(
     session.emit(record, "\n".join([*lines, *_pushed(record.get("push"))]))
     if is_pushed and record["push"]["failed"]:
         raise typer.Exit(1)
+
+
+def _check_source(sources: list[str], dicomweb: str, studies: list[str]) -> None:
+    """Either SOURCE... or studies of a DICOMweb service; raises UsageError."""
+    from data_contracts.errors import UsageError
+
+    if bool(sources) == bool(dicomweb):
+        raise UsageError(
+            "review takes SOURCE..., or --dicomweb URL with --study UID",
+            todo="Name a folder, an archive, a study_key, or a study of a service.",
+        )
+    if bool(studies) != bool(dicomweb):
+        raise UsageError("--study and --dicomweb belong together", todo="Give both, or neither.")
 
 
 def _pushed(record: dict[str, Any] | None) -> list[str]:
@@ -68,26 +108,14 @@ def _pushed(record: dict[str, Any] | None) -> list[str]:
     return [*lines, *(f"{item['file']}: {item['reason']}" for item in record["failed_files"])]
 
 
-@app.command()
-def feedback(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="feedback.json saved from a report.")] = None,
-    export: Annotated[Path | None, typer.Option(help="Write the labels that all answers give to this CSV.")] = None,
-) -> None:
-    """Take in a reader's answers, or export the labels they give."""
+def _serve(study_keys: list[str], host: str, port: int, is_blind: bool, others: list[str]) -> None:
+    """Serve reports until we are told to end."""
     from data_contracts.errors import UsageError
+    from flows.reviewing.serving_page import serve_pages
 
-    if file is None and export is None:
-        raise UsageError("feedback takes a FILE, or --export", todo="See `noduleflow feedback --help`.")
-    _, workspace = session.open()
+    if others:
+        raise UsageError(f"--serve shows reports that are there; {others[0]} makes no sense with it")
+    settings, workspace = session.open()
     workspace.require()
-    from flows.feedback import export_labels, take_in
-
-    record: dict[str, object] = {}
-    lines = []
-    if file is not None:
-        record |= take_in(workspace, file)
-        lines.append(f"{record['answers']} answers of one reader kept in {record['stored']}")
-    if export is not None:
-        record |= export_labels(workspace, export)
-        lines.append(f"{record['labels']} labels written to {export}")
-    session.emit(record, "\n".join(lines))
+    record = serve_pages(workspace, settings, study_keys, host=host, port=port, is_blind=is_blind)
+    session.emit(record, f"{record['stored']} files of answers stored")

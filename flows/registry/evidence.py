@@ -37,7 +37,7 @@ def write_evidence(workspace: Workspace, folder: Path) -> None:
 
 def _write_golden_of(reader: object, folder: Path, card: ModelCard) -> None:
     """Held-out patches from the lowest score to the highest."""
-    from flows.labelled import patches_of
+    from flows.datasets.labelled import patches_of
     from pipeline.cohort.dataset import PatchReader
 
     assert isinstance(reader, PatchReader)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data_contracts.errors import ContractError
 from data_contracts.promotion import GateResult, PromotionPolicy
 from data_contracts.versions import Named, VersionManifest
 from flows.registry.signoffs import counted, sign_offs
@@ -14,8 +13,9 @@ from flows.workspace import Workspace
 if TYPE_CHECKING:
     from data_contracts.disclosure import Disclosure
     from flows.registry.versions import Registry
+    from pipeline.review.answers.overrides import Overrides
 
-_Question = tuple[Named, Named | None, str, tuple[str, ...], tuple[int, int], tuple[str, ...]]
+_Question = tuple[Named, Named | None, str, tuple[str, ...], "Overrides | None", tuple[str, ...]]
 #: answers about the same bytes under the same policy, while this process lives
 _answers: dict[_Question, tuple[GateResult, ...]] = {}
 
@@ -36,7 +36,7 @@ def judge(
         policy,
         manifest.trained_by,
     )
-    overrides = overridden(registry.workspace, named.version) if policy.max_override_rate is not None else (0, 0)
+    overrides = _overrides(registry.workspace, named.version)
     open_statements = _not_stated(registry.workspace, folder) if policy.require_statements else ()
     names = tuple(one.name for one in signed)
     question = (named, champion, policy.digest(), names, overrides, open_statements)
@@ -53,7 +53,7 @@ def _asked(
     champion_folder: Path | None,
     policy: PromotionPolicy,
     signed: tuple[str, ...],
-    overrides: tuple[int, int],
+    overrides: Overrides | None,
     open_statements: tuple[str, ...],
     named: Named,
 ) -> tuple[GateResult, ...]:
@@ -79,7 +79,8 @@ def _asked(
             network=str(network) if network else None,
             sealed=bool(named.manifest_sha256),
             signed=signed,
-            overrides=overrides,
+            overrides=(overrides.overridden, overrides.answered) if overrides is not None else (0, 0),
+            override_rate=overrides.rate if overrides is not None else None,
         ),
     )
 
@@ -93,26 +94,20 @@ def _disclosure(folder: Path) -> Disclosure | None:
 
 def _not_stated(workspace: Workspace, folder: Path) -> tuple[str, ...]:
     """What the site has left open until today; it may have stated more since the version was registered."""
-    from flows.disclosure import disclosure_of
+    from flows.versions.disclosure import disclosure_of
 
     return tuple(disclosure_of(workspace, folder).not_stated)
 
 
 def overridden(workspace: Workspace, version: str) -> tuple[int, int]:
-    """(findings that readers rejected or corrected, findings they answered) in reports of a version.
+    """(findings that readers rejected or corrected, findings they answered) in reports of a version."""
+    found = _overrides(workspace, version)
+    return (found.overridden, found.answered) if found is not None else (0, 0)
 
-    A reader's last answers to a report count.
-    """
-    from data_contracts.review import ReaderFeedback
 
-    last: dict[tuple[str, str], ReaderFeedback] = {}
-    for file in sorted(workspace.reviews_root.glob("*/answers/*.json")):
-        try:
-            feedback = ReaderFeedback.read(file)
-        except ContractError:
-            continue
-        key = (feedback.study_key, feedback.reader)
-        if feedback.model_version == version and (key not in last or last[key].time_utc < feedback.time_utc):
-            last[key] = feedback
-    answers = [answer.answer for feedback in last.values() for answer in feedback.answers]
-    return sum(answer != "accept" for answer in answers), len(answers)
+def _overrides(workspace: Workspace, version: str) -> Overrides | None:
+    """How often readers overrode a version; None where none answered a report of it."""
+    from flows.reviewing.answers import answers_of, feedback_params
+    from pipeline.review.answers.overrides import overrides_by_version
+
+    return overrides_by_version(answers_of(workspace).opinions(), feedback_params()).get(version)

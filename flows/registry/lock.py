@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_contracts.errors import UsageError, WorkspaceError
 from flows.settings import shared_registry_secrets
-from flows.tracking import tracking_uri
+from flows.versions.tracking import tracking_uri
 from flows.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -11,14 +11,15 @@ from data_contracts.errors import NoduleflowError, RegistryError, UsageError, We
 from data_contracts.model_card import ModelCard
 from data_contracts.records import sha256_file
 from data_contracts.versions import Named, VersionManifest
-from flows import tracking
 from flows.progress import say
 from flows.registry import aliases
 from flows.registry.direct import DirectClient, is_missing
 from flows.registry.keys import audit_key, same, sign
 from flows.registry.seal import MANIFEST_FILE, check_folder, check_model, read_manifest, write_manifest
 from flows.registry.state import CHALLENGER, CHAMPION, PREVIOUS, Seen, see
+from flows.remote.opening import fetched
 from flows.settings import Settings, actor_name
+from flows.versions import tracking
 from flows.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -195,6 +196,7 @@ class Registry:
         fetch: compare the MLflow model too where a server holds it, which downloads it.
         """
         folder = self.folder(named.run_id)
+        fetched(self.workspace, folder)
         if not folder.is_dir():
             raise WeightsDigestError(
                 f"the files of version {named.version} are not in this workspace",

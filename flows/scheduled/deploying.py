@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from data_contracts.errors import UsageError
-from flows.nightly_config import RunPlan
 from flows.scheduled.deployments import JOBS, deployment, schedule_of
 from flows.scheduled.single_flight import limit_name
 from flows.settings import Settings
+from flows.whole.nightly_config import RunPlan
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -53,13 +54,14 @@ def deploy_plan(
         "NODULEFLOW_PREFECT_API_URL": settings.prefect_api_url,
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        **{name: os.environ[name] for name in _HANDED_ON if name in os.environ},
+        **{name: os.environ[name] for name in _HANDED_ON if name in os.environ and not _has_password(os.environ[name])},
     }
     with get_client(sync_client=True) as client:
         made = {"pool": _pool(client, pool, pool_type, template)}
         for job in JOBS:
             client.upsert_global_concurrency_limit_by_name(limit_name(job), 1)
         made["automations"] = _automations(client, settings)
+        withdrawn = [job for job in JOBS if job not in lines and _withdraw(client, job)]
     variables: dict[str, Any] = {"env": environment}
     if image:
         variables["image"] = image
@@ -69,8 +71,26 @@ def deploy_plan(
     return {
         **made,
         "deployments": {job: {"cron": cron, "timezone": timezone} for job, (cron, timezone) in lines.items()},
+        "withdrawn": withdrawn,
         "concurrency_limits": [limit_name(job) for job in JOBS],
     }
+
+
+def _withdraw(client: SyncPrefectClient, job: str) -> bool:
+    """Take a job off the server that the plan no longer schedules; whether it was there."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        found = client.read_deployment_by_name(f"{job}/{job}")
+    except ObjectNotFound:
+        return False
+    client.delete_deployment(found.id)
+    return True
+
+
+def _has_password(value: str) -> bool:
+    """Whether a value is an address with a password: Prefect would keep it for everybody who may look."""
+    return "://" in value and urlsplit(value).password is not None
 
 
 def _pool(client: SyncPrefectClient, name: str, pool_type: str, template: Path | None) -> str:
@@ -100,7 +120,26 @@ def _template(file: Path) -> dict[str, Any]:
 
 def _automations(client: SyncPrefectClient, settings: Settings) -> list[str]:
     """What the server does by itself; each is made anew, so that a changed setting takes effect."""
-    wanted = [_zombie_automation(), _stillborn_automation()]
+    alive, began = "prefect.flow-run.heartbeat", "prefect.flow-run.Running"
+    wanted = [
+        _silence_automation(
+            ZOMBIES,
+            "Marks runs as Crashed whose process is gone.",
+            alive,
+            alive,
+            SILENCE_S,
+            f"No sign of life for {SILENCE_S} s: the process is gone.",
+        ),
+        # Its worker died before it began, so it gave no sign of life at all and would be Pending for ever.
+        _silence_automation(
+            STILLBORN,
+            "Marks runs as Crashed that were handed to a worker and never began.",
+            "prefect.flow-run.Pending",
+            began,
+            START_S,
+            f"Not begun {START_S} s after a worker took it: the worker is gone.",
+        ),
+    ]
     if settings.notify_url:
         wanted.append(_failure_automation(client, settings.notify_url.get_secret_value()))
     for automation in wanted:
@@ -110,57 +149,30 @@ def _automations(client: SyncPrefectClient, settings: Settings) -> list[str]:
     return [automation.name for automation in wanted]
 
 
-def _zombie_automation() -> Any:
-    """A run that gave a sign of life and then none for three times as long as it should is dead."""
-    from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture
-    from prefect.client.schemas.objects import StateType
-
-    return AutomationCore(
-        name=ZOMBIES,
-        description="Marks runs as Crashed whose process is gone.",
-        trigger=EventTrigger(
-            posture=Posture.Proactive,
-            after={"prefect.flow-run.heartbeat"},
-            expect={"prefect.flow-run.heartbeat", *_ENDS},
-            match={"prefect.resource.id": ["prefect.flow-run.*"]},
-            for_each={"prefect.resource.id"},
-            threshold=1,
-            within=timedelta(seconds=SILENCE_S),
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, message=f"No sign of life for {SILENCE_S} s: the process is gone."
-            )
-        ],
-    )
-
-
-def _stillborn_automation() -> Any:
-    """A run whose worker died before it began gives no sign of life at all, and would be Pending for ever."""
-    from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture
-    from prefect.client.schemas.objects import StateType
-
-    return AutomationCore(
-        name=STILLBORN,
-        description="Marks runs as Crashed that were handed to a worker and never began.",
-        trigger=EventTrigger(
-            posture=Posture.Proactive,
-            after={"prefect.flow-run.Pending"},
-            expect={"prefect.flow-run.Running", *_ENDS},
-            match={"prefect.resource.id": ["prefect.flow-run.*"]},
-            for_each={"prefect.resource.id"},
-            threshold=1,
-            within=timedelta(seconds=START_S),
-        ),
-        actions=[
-            ChangeFlowRunState(
-                state=StateType.CRASHED, message=f"Not begun {START_S} s after a worker took it: the worker is gone."
-            )
-        ],
-    )
-
-
 _ENDS = tuple(f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed"))
+
+
+def _silence_automation(name: str, description: str, after: str, expected: str, within_s: int, message: str) -> Any:
+    """Marks a run as Crashed that sent the event `after` and then for `within_s` neither `expected` nor an end."""
+    from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture
+    from prefect.client.schemas.objects import StateType
+
+    return AutomationCore(
+        name=name,
+        description=description,
+        trigger=EventTrigger(
+            posture=Posture.Proactive,
+            after={after},
+            expect={expected, *_ENDS},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            threshold=1,
+            within=timedelta(seconds=within_s),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
+    )
+
+
 _TROUBLE: Mapping[str, str] = {"Failed": "failed", "Crashed": "crashed"}
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from data_contracts.errors import UsageError
-from flows.nightly_config import RunPlan
+from flows.whole.nightly_config import RunPlan
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -58,7 +59,7 @@ def _check(job: str, cron: str, timezone: str) -> None:
     from cronsim import CronSim, CronSimError
 
     try:
-        CronSim(cron, _some_day())
+        CronSim(cron, datetime.now(UTC))
     except CronSimError:
         raise UsageError(
             f"{cron[:40]!r} is not a cron line", where=job, todo='Five fields, such as "0 2 * * *" for two at night.'
@@ -69,12 +70,6 @@ def _check(job: str, cron: str, timezone: str) -> None:
         raise UsageError(
             f"there is no time zone {timezone[:40]!r}", where=job, todo="Use a name such as UTC or Europe/Berlin."
         ) from None
-
-
-def _some_day() -> Any:
-    from datetime import UTC, datetime
-
-    return datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def deployment(job: str, cron: str, timezone: str, **options: Any) -> RunnerDeployment:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from data_contracts.params import DriftParams
-from flows.drift import line_of, watch
-from flows.nightly_config import RunPlan
 from flows.registry import CHAMPION, Registry
+from flows.reviewing.drift import line_of, watch
 from flows.scheduled.jobs import Outcome
 from flows.settings import Settings
+from flows.whole.nightly_config import RunPlan
 from flows.workspace import Workspace
 
 

@@ -19,11 +19,12 @@ from prefect.tasks import exponential_backoff
 
 from data_contracts.errors import ContractError, GateRefusedError, NoduleflowError, NothingUsableError, UsageError
 from flows.engine import scrubbed
-from flows.nightly_config import RunPlan, read_config
 from flows.presence import presence
 from flows.progress import say
+from flows.remote.opening import shared_through_bucket
 from flows.scheduled.single_flight import sole_run
 from flows.settings import Settings, apply_to_work
+from flows.whole.nightly_config import RunPlan, read_config
 from flows.workspace import Workspace
 
 #: what another attempt cannot mend
@@ -47,12 +48,19 @@ def conduct(job: str, work: Work) -> State[Any]:
     settings = Settings()
     apply_to_work(settings)
     workspace = Workspace(settings.workspace).create()
-    with presence(workspace), sole_run(workspace, job, on_server=bool(settings.prefect_api_url)) as alone:
+    with (
+        shared_through_bucket(settings),
+        presence(workspace),
+        sole_run(workspace, job, on_server=bool(settings.prefect_api_url)) as alone,
+    ):
         if not alone:
             return _ended("Skipped", f"{job}: the run before is still at work")
         try:
             plan = read_config(settings.config or Path("missing"))
-            outcome = _attempts(job, settings.job_retry_s)(work, workspace, settings, plan)
+            before = _folders(workspace)
+            outcome = _attempted(job, settings.job_retry_s, lambda: work(workspace, settings, plan))
+            # An attempt that failed may have done the work, all but the end of it, that the last attempt finds done.
+            is_new = outcome.is_new or _folders(workspace) != before
         except NothingUsableError as error:
             return _ended("NothingUsable", f"{job}: {error.what}")
         except NoduleflowError as error:
@@ -60,7 +68,13 @@ def conduct(job: str, work: Work) -> State[Any]:
             message = " ".join(part for part in (f"{job}: {error.what}.", error.todo) if part)
             say(f"{job}: {error.line()}")
             return Failed(message=message)
-    return _ended("Done" if outcome.is_new else "NothingNew", f"{job}: {outcome.message}")
+    return _ended("Done" if is_new else "NothingNew", f"{job}: {outcome.message}")
+
+
+def _folders(workspace: Workspace) -> list[int]:
+    """How many series, runs and reviews there are."""
+    roots = (workspace.series_root, workspace.runs_root, workspace.reviews_root)
+    return [sum(1 for _ in root.iterdir()) if root.is_dir() else 0 for root in roots]
 
 
 def _ended(name: str, message: str) -> State[Any]:
@@ -68,29 +82,27 @@ def _ended(name: str, message: str) -> State[Any]:
     return Completed(name=name, message=message)
 
 
-def _attempts(job: str, pause_s: float) -> Callable[[Work, Workspace, Settings, RunPlan], Outcome]:
-    """Work as a task that is tried again, after pauses that grow, where another attempt may go better."""
+def _attempted(job: str, pause_s: float, work: Callable[[], Outcome]) -> Outcome:
+    """Work as a task that is tried again, after pauses that grow, where another attempt may go better.
+
+    It has no parameters: those of a task would be written to the server.
+    """
 
     def may_pass(_task: object, _run: object, state: State[Any]) -> bool:
-        error = state.result(raise_on_failure=False)
-        return not isinstance(error, _LASTING)
+        return not isinstance(state.result(raise_on_failure=False), _LASTING)
 
-    def attempt(work: Work, workspace: Workspace, settings: Settings, plan: RunPlan) -> Outcome:
-        # Parameters of a task would be written to the server.
-        guarded = task(
-            scrubbed(lambda: work(workspace, settings, plan)),
-            name=job,
-            retries=_ATTEMPTS - 1,
-            retry_delay_seconds=exponential_backoff(pause_s),
-            retry_jitter_factor=0.2,
-            retry_condition_fn=may_pass,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-        )
-        outcome: Outcome = guarded()
-        return outcome
-
-    return attempt
+    attempt = task(
+        scrubbed(work),
+        name=job,
+        retries=_ATTEMPTS - 1,
+        retry_delay_seconds=exponential_backoff(pause_s),
+        retry_jitter_factor=0.2,
+        retry_condition_fn=may_pass,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )
+    outcome: Outcome = attempt()
+    return outcome
 
 
 @flow(name="ingest-watch", log_prints=False)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from data_contracts.errors import NothingUsableError
-from flows.nightly import learn, run_plan
-from flows.nightly_config import RunPlan
 from flows.registry import Registry
 from flows.scheduled.jobs import Outcome
 from flows.settings import Settings
+from flows.whole.nightly import learn, run_plan
+from flows.whole.nightly_config import RunPlan
 from flows.workspace import Workspace
 
 

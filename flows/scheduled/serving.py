@@ -8,9 +8,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from data_contracts.errors import WorkspaceError
-from flows.nightly_config import RunPlan
 from flows.progress import say
 from flows.scheduled.deployments import deployment, schedule_of
+from flows.whole.nightly_config import RunPlan
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment

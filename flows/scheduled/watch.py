@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from data_contracts.errors import NothingUsableError
-from flows.known_sources import nothing_new
-from flows.nightly_config import RunPlan, SourcePlan
-from flows.peers import dicomweb_server
-from flows.plan_intake import annotate_all, ingest_source, pull_request
+from flows.intake.known_sources import nothing_new
+from flows.intake.peers import dicomweb_server
+from flows.intake.plan_intake import annotate_all, ingest_source, pull_request
+from flows.intake.pulling import Pull
+from flows.intake.sources import existing_sources
 from flows.progress import say
-from flows.pulling import Pull
 from flows.scheduled.jobs import Outcome
 from flows.settings import Settings
-from flows.sources import existing_sources
+from flows.whole.nightly_config import RunPlan, SourcePlan
 from flows.workspace import Workspace
 
 

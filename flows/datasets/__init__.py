@@ -1,0 +1,1 @@
+"""Patches, features and labels: what a fit sees."""

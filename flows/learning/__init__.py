@@ -1,0 +1,1 @@
+"""Fits of networks, alone or in ranks, from features or patches."""

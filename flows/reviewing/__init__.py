@@ -1,0 +1,1 @@
+"""Reports of studies, answers to them, and the watch over what is reviewed."""
