@@ -49,5 +49,7 @@ $venv/bin/python -m pip install --quiet --disable-pip-version-check --require-ha
 # Compiled once here: where PYTHONDONTWRITEBYTECODE is set, every start would compile thousands of modules again.
 $venv/bin/uv pip install --python $venv/bin/python --compile-bytecode --require-hashes -r requirements.lock
 $venv/bin/uv pip install --python $venv/bin/python --no-build-isolation --no-deps --offline -e .
+# Every new workspace begins with a copy of it; without it each makes its own, which takes seconds.
+$venv/bin/python -m flows.running.server_database || echo "No empty database was laid in; new workspaces make their own." >&2
 rm $unfinished
 pwd -P >$venv/.installed
