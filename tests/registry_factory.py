@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from functools import lru_cache
@@ -17,6 +18,7 @@ from data_contracts.params import EvaluateParams
 from data_contracts.predictions import PREDICTION_TABLE
 from data_contracts.promotion import PromotionPolicy
 from flows.settings import Settings
+from flows.versions.tracking_database import begin_database
 from flows.workspace import Workspace
 from pipeline.cohort.dataset import PatchReader
 from pipeline.scoring.evaluation import build_report
@@ -40,15 +42,15 @@ def settings_of(folder: Path) -> Settings:
 @lru_cache(maxsize=1)
 def _empty_database() -> Path:
     """MLflow's tables without a row of ours; making them takes seconds."""
-    import mlflow
-
-    path = Path(tempfile.mkdtemp(prefix="empty-mlflow-")) / "mlflow.db"
-    mlflow.MlflowClient(f"sqlite:///{path}").search_registered_models()
-    return path
+    folder = Path(tempfile.mkdtemp(prefix="empty-mlflow-"))
+    begin_database(folder / "mlflow.db", folder / "scratch")
+    return folder / "mlflow.db"
 
 
 def make_workspace(folder: Path, versions: int = 2) -> tuple[Workspace, Settings]:
     """A workspace with a dataset of discs and versions 1, 2, ... of untrained networks, the last one challenger."""
+    # mlflow exports the address of the workspace before; a fixture of a module is made before a test can take it away
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
     settings = settings_of(folder)
     workspace = Workspace(settings.workspace).create()
     shutil.copyfile(_empty_database(), workspace.mlflow_database)
@@ -94,7 +96,7 @@ def write_folder(workspace: Workspace, number: int, strength: float = 3.0) -> st
 
 def log_run(registry, workspace: Workspace, run_id: str) -> str:
     """An MLflow run with a model of two files, as the tracked training would log."""
-    from flows import tracking
+    from flows.versions import tracking
 
     client = registry.client
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
