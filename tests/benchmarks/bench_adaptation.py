@@ -1,6 +1,6 @@
 """Does the gate choose well? Thirty scenarios of the phantom, source-only against adapted networks, and the choice.
 
-    python tests/benchmarks/bench_adaptation.py [--seed 11] [--methods adabn,coral,...] [--scenarios 0,3] [--work DIR]
+    python tests/benchmarks/bench_adaptation.py [--seed 14] [--methods adabn,coral,...] [--scenarios 0,3] [--work DIR]
                                                 [--workers 2]
 
 Each scenario fits source-only and one network a method on patients of its own, the gate chooses without a label of the
@@ -28,7 +28,7 @@ METHODS = ("adabn", "coral", "dann", "cdan-e", "mcc")
 #: part of the name of the file of a scenario: a change of how networks are fitted or tested makes new ones
 _VERSION = 2
 #: of the published table; rules are tried out on others
-SEED = 11
+SEED = 14
 #: bounds of the issue: AUC below source-only at worst, share of the possible gain at least
 _MOST_LOSS, _LEAST_SHARE = 0.01, 0.70
 #: the operating point whose threshold is frozen on source validation
@@ -39,7 +39,8 @@ _SPECIFICITY = 0.80
 class Judged:
     """One scenario, seen with the target's labels.
 
-    auc, balanced: by network, on the target's test nodules; balanced accuracy at the threshold frozen on validation.
+    auc, balanced: by network, each as it is and with logits aligned to a mix of the source's classes, and of what was
+    chosen, on the target's test nodules; balanced accuracy at the threshold frozen on validation.
     """
 
     name: str
@@ -65,34 +66,55 @@ def fit_scenario(number: int, seed: int, methods: tuple[str, ...], work: Path) -
 
 def judge(path: Path, name: str) -> Judged:
     """Let the gate choose, then look at the labels of the target's test nodules."""
+    import numpy as np
     from adaptation_fits import Fitted
 
     from data_contracts.params import AdaptationGateParams
+    from pipeline.scoring.shift.alignment import align_to_mixture
     from pipeline.scoring.shift.gate import decide_adaptation
 
     fitted = Fitted.read(path)
     networks = {network: outputs.without_labels() for network, outputs in fitted.networks.items()}
     decision = decide_adaptation(fitted.validation_labels, networks, AdaptationGateParams())
-    figures = {network: _on_test(fitted, network) for network in networks}
+    figures = {
+        network: _on_test(fitted, outputs.validation, outputs.test) for network, outputs in fitted.networks.items()
+    }
+    for network, outputs in fitted.networks.items():
+        one = align_to_mixture(
+            fitted.validation_labels,
+            outputs.validation,
+            outputs.target,
+            penalty=AdaptationGateParams().alignment_penalty,
+        )
+        figures[f"{network}, aligned"] = _on_test(fitted, outputs.validation, one.applied(outputs.test))
+    kept = [fitted.networks[member] for member in decision.members]
+    is_aligned = (decision.scale, decision.offset) != (1.0, 0.0)
+    chosen = f"{decision.chosen}, aligned" if is_aligned else decision.chosen
+    figures[chosen] = _on_test(
+        fitted,
+        np.average([outputs.validation for outputs in kept], axis=0, weights=decision.weights),
+        decision.scale * np.average([outputs.test for outputs in kept], axis=0, weights=decision.weights)
+        + decision.offset,
+    )
     return Judged(
         name,
-        decision.chosen,
+        chosen,
         decision.reasons[0],
         {network: auc for network, (auc, _) in figures.items()},
         {network: balanced for network, (_, balanced) in figures.items()},
     )
 
 
-def _on_test(fitted: Any, network: str) -> tuple[float, float]:
-    """AUC and balanced accuracy at the frozen threshold."""
+def _on_test(fitted: Any, validation: Any, test: Any) -> tuple[float, float]:
+    """AUC and balanced accuracy, at the threshold frozen on validation, of logits of both."""
     from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
     from pipeline.scoring.thresholds import freeze_thresholds
 
-    outputs, truth = fitted.networks[network], fitted.test_labels
-    frozen = freeze_thresholds(outputs.validation, fitted.validation_labels, specificities=(_SPECIFICITY,))
+    truth = fitted.test_labels
+    frozen = freeze_thresholds(validation, fitted.validation_labels, specificities=(_SPECIFICITY,))
     (threshold,) = frozen.values()
-    return float(roc_auc_score(truth, outputs.test)), float(balanced_accuracy_score(truth, outputs.test >= threshold))
+    return float(roc_auc_score(truth, test)), float(balanced_accuracy_score(truth, test >= threshold))
 
 
 @dataclass(frozen=True)
@@ -119,7 +141,8 @@ def gain(judged: list[Judged], figure: str) -> Gain:
     """Of `figure`, "auc" or "balanced"."""
     values: list[dict[str, float]] = [getattr(one, figure) for one in judged]
     over = [{network: value - row["source-only"] for network, value in row.items()} for row in values]
-    totals = {network: sum(row[network] for row in over) for network in over[0]}
+    everywhere = [network for network in over[0] if all(network in row for row in over)]
+    totals = {network: sum(row[network] for row in over) for network in everywhere}
     best = max(totals, key=lambda network: totals[network])
     chosen = [row[one.chosen] for row, one in zip(over, judged, strict=True)]
     return Gain(sum(chosen), sum(max(row.values()) for row in over), best, totals[best], min(chosen))

@@ -42,10 +42,10 @@ def fitted_run(workspace: Any, dataset_id: str, params: Any, run_id: str) -> Pat
     from dataclasses import replace
 
     from data_contracts.model_card import ModelCard
-    from flows.backbone import calibration_rows, initial_backbone
-    from flows.labelled import floats
-    from flows.teaching import load_teacher
-    from flows.training_cohort import TrainingCohort
+    from flows.datasets.backbone import calibration_rows, initial_backbone
+    from flows.datasets.labelled import floats
+    from flows.datasets.training_cohort import TrainingCohort
+    from flows.learning.teaching import load_teacher
     from models.checkpoint import save_network
     from models.fitting.fit import fit_classifier
     from models.networks.inputs import input_spec
@@ -98,8 +98,8 @@ def fitted_run(workspace: Any, dataset_id: str, params: Any, run_id: str) -> Pat
 
 def test_table(workspace: Any, dataset_id: str, folder: Path, params: Any) -> Any:
     """Predictions of a run on the held-out patients."""
-    from flows.evaluation import predictions_of
-    from flows.training_cohort import TrainingCohort
+    from flows.datasets.training_cohort import TrainingCohort
+    from flows.versions.evaluation import predictions_of
     from models.predict import Predictor
 
     cohort = TrainingCohort(workspace.datasets_root / dataset_id, params)
@@ -181,7 +181,7 @@ def measure(work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     import torch
 
     from data_contracts.export_card import EXPORT_FORMS
-    from flows.compression import export_run, export_text
+    from flows.learning.compression import export_run, export_text
     from flows.presets import train_params
     from flows.workspace import Workspace
 

@@ -65,7 +65,7 @@ def one_fold(dataset: Path, params: Any, fold: int, n_folds: int, work: Path) ->
     import torch
 
     from data_contracts.predictions import PREDICTION_TABLE
-    from flows.crossval import fold_predictions
+    from flows.learning.crossval import fold_predictions
 
     torch.set_num_threads(1)
     started = time.monotonic()
@@ -103,7 +103,7 @@ def measure(
 ) -> dict[str, Any]:
     """Out-of-fold predictions of every recipe."""
     from data_contracts.predictions import PREDICTION_TABLE
-    from flows.crossval import out_of_fold
+    from flows.learning.crossval import out_of_fold
 
     tables: dict[str, Any] = {}
     # Two processes of one thread each: faster than two threads on layers this small. Recipes that share their fits

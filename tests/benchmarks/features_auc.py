@@ -132,7 +132,7 @@ def fine_tuning_rows() -> list[Row]:
     """AUC on one held-out fold after fine-tuning in bfloat16 minus that in float32."""
     import torch
 
-    from flows.crossval import fold_predictions
+    from flows.learning.crossval import fold_predictions
     from flows.presets import train_params
     from pipeline.scoring.compare import compare_paired
 

@@ -69,8 +69,8 @@ def ratings_tables(index: pd.DataFrame, n_folds: int = 5) -> dict[str, pd.DataFr
     """
     from sklearn.linear_model import LogisticRegression
 
-    from flows.evaluation import predictions_of
-    from flows.labelled import concept_targets, floats
+    from flows.datasets.labelled import concept_targets, floats
+    from flows.versions.evaluation import predictions_of
     from pipeline.scoring.folds import patient_folds
     from pipeline.scoring.fusion import fit_calibration
 
