@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -9,7 +10,8 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,15 @@ os.environ.update(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test that asks for real data is a realdata test, whether or not it says so."""
+    """A test that asks for real data is a realdata test, whether or not it says so; one of the demo may wait for it."""
     for item in items:
+        if "demo" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(1800))
         if "shared_data" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.realdata)
+    # Files of slow tests first: the last ones keep both workers of `make test` busy, not one of them for minutes.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_runtest_teardown() -> None:
@@ -137,35 +144,68 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], dict[s
 
 @pytest.fixture(scope="session")
 def demo_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the demo of this test session has its workspace; the cohort stands beside it."""
-    return tmp_path_factory.mktemp("demonstrated") / "workspace"
+    """Where the demo of this run of the tests has its workspace, one for all processes; the cohort stands beside it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demonstrated"
+    folder.mkdir(exist_ok=True)
+    return folder / "workspace"
+
+
+@pytest.fixture(scope="session")
+def alone_on_demo(demo_workspace: Path) -> Callable[[], AbstractContextManager[None]]:
+    """Holds off the demos of other processes of this run."""
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        with demo_workspace.with_name("lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    return held
 
 
 @pytest.fixture(scope="session")
 def run_demo(
-    demo_workspace: Path, watched: Callable[[Path], dict[str, str]]
+    demo_workspace: Path,
+    watched: Callable[[Path], dict[str, str]],
+    alone_on_demo: Callable[[], AbstractContextManager[None]],
 ) -> Callable[[], subprocess.CompletedProcess[str]]:
     """Run `noduleflow demo --fast` to its end, with the hosts it asked for in hosts.txt beside the workspace."""
     environment = watched(demo_workspace.with_name("hosts.txt"))
 
     def run() -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            _demo(demo_workspace), capture_output=True, text=True, timeout=900, check=False, env=environment
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "Traceback" not in done.stderr
-        return done
+        with alone_on_demo():
+            return _whole_demo(demo_workspace, environment)
 
     return run
 
 
 @pytest.fixture(scope="session")
-def demo(demo_workspace: Path, run_demo: Callable[[], subprocess.CompletedProcess[str]]) -> dict[str, Any]:
-    """The record of a demo that was killed with SIGKILL at random moments before a last start let it end."""
+def demo(
+    demo_workspace: Path,
+    watched: Callable[[Path], dict[str, str]],
+    alone_on_demo: Callable[[], AbstractContextManager[None]],
+) -> dict[str, Any]:
+    """The record of a demo that was killed with SIGKILL at random moments before a last start let it end.
+
+    Whichever process asks first makes it; the others wait for it, which is quicker than making their own.
+    """
+    record = demo_workspace.with_name("record.json")
+    with alone_on_demo():
+        if not record.exists():
+            killed_after_s = _killed_demos(demo_workspace)
+            done = _whole_demo(demo_workspace, watched(demo_workspace.with_name("hosts.txt")))
+            facts = {**json.loads(done.stdout), "killed_after_s": killed_after_s, "stderr": done.stderr}
+            record.write_text(json.dumps(facts))
+        return json.loads(record.read_text())
+
+
+def _killed_demos(workspace: Path) -> list[float]:
+    """Start demos and kill them at random moments; after how many seconds each was."""
     moments = random.Random()
     killed_after_s = []
     for start_s in (12, 25, 40):
-        process = subprocess.Popen(_demo(demo_workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(_demo(workspace), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         moment_s = start_s + moments.uniform(0, 10)
         try:
             process.wait(moment_s)
@@ -173,8 +213,14 @@ def demo(demo_workspace: Path, run_demo: Callable[[], subprocess.CompletedProces
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed_after_s.append(round(moment_s, 1))
-    done = run_demo()
-    return {**json.loads(done.stdout), "killed_after_s": killed_after_s, "stderr": done.stderr}
+    return killed_after_s
+
+
+def _whole_demo(workspace: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(_demo(workspace), capture_output=True, text=True, timeout=900, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    return done
 
 
 def _demo(workspace: Path) -> list[str]:

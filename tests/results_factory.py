@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from card_factory import resnet50_card
 from pydicom.dataset import Dataset
 
-from data_contracts.model_card import Calibration, InputSpec, ModelCard
 from data_contracts.review import Finding, Measurement, StudyReview
 from data_contracts.series import SeriesRecord
 from pipeline.deidentify.pseudonyms import Pseudonymizer
@@ -112,27 +112,7 @@ def unmeasured(reason: str = "no lung around the mark") -> Measurement:
 
 def review_of(record: SeriesRecord, *findings: Finding, **values: object) -> StudyReview:
     """A review of one study."""
-    card = ModelCard(
-        name="noduleflow",
-        run_id="run-1",
-        backbone="resnet50",
-        weights="ResNet50_Weights.IMAGENET1K_V2",
-        weights_sha256="ab" * 32,
-        pretrained=True,
-        head="mlp",
-        input=InputSpec(kind="2.5d", patch_shape=(3, 64, 64), value_unit="HU", spacing_mm=0.75, input_size_px=96),
-        calibration=Calibration(
-            bias=0,
-            image_weight=1,
-            size_weight=1,
-            image_only_bias=0,
-            image_only_weight=1,
-            size_only_bias=0,
-            size_only_weight=2,
-        ),
-        checkpoint_sha256="cd" * 32,
-        dataset_id="dataset-1",
-    )
+    card = resnet50_card()
     return StudyReview(
         **{
             "study_key": record.study_key,

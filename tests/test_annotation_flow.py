@@ -29,8 +29,8 @@ from annotation_factory import (
 from pydicom.uid import generate_uid
 
 from data_contracts.errors import AnnotationError, NothingUsableError
-from flows.annotation import take_files
-from flows.sources import PrivatePaths
+from flows.intake.annotation import take_files
+from flows.intake.sources import PrivatePaths
 from flows.workspace import Workspace
 
 TRUTH, DATASETS = factory.oblique_series()
@@ -140,8 +140,8 @@ def test_boxes_of_a_folder_are_replaced_with_the_folder(workspace: Path, tmp_pat
 _ALONE = """
 import sys
 from pathlib import Path
-from flows.annotation import take_files
-from flows.sources import PrivatePaths
+from flows.intake.annotation import take_files
+from flows.intake.sources import PrivatePaths
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 take_files(Workspace(Path(sys.argv[1])), PrivatePaths(paths=(Path(sys.argv[2]),)), "csv", Pseudonymizer(b"secret"))

@@ -12,8 +12,8 @@ from two_sites import make_workspace
 from data_contracts.cohort_audit import CohortAudit
 from data_contracts.errors import LeakError
 from data_contracts.params import LabelParams, SplitParams, TrainParams
-from flows.cohort_audit import audit_cohort, warnings_of
-from flows.training_cohort import TrainingCohort
+from flows.datasets.cohort_audit import audit_cohort, warnings_of
+from flows.datasets.training_cohort import TrainingCohort
 from flows.workspace import Workspace
 from pipeline.cohort.importers import import_npz
 

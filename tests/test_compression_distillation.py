@@ -11,9 +11,9 @@ from torch.nn import functional
 from data_contracts.errors import LeakError, UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
-from flows import teaching
-from flows.labelled import labelled_patches
-from flows.training_cohort import TrainingCohort
+from flows.datasets.labelled import labelled_patches
+from flows.datasets.training_cohort import TrainingCohort
+from flows.learning import teaching
 from flows.workspace import Workspace
 from models.augmentation.augment import augment, draw_variant
 from models.compression.distillation import distillation_loss

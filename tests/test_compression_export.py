@@ -16,8 +16,8 @@ from compression_cohort import FolderRegistry, discs, write_run
 from data_contracts.errors import UsageError, WeightsDigestError, WeightsError
 from data_contracts.export_card import EXACT_FORMS, EXPORT_FORMS, ExportCard
 from data_contracts.manifest import Split
-from flows import compression
-from flows.compression import export_forms, export_text, export_version
+from flows.learning import compression
+from flows.learning.compression import export_forms, export_text, export_version
 from flows.workspace import Workspace
 from models.checkpoint import load_network
 from models.compression.forms import Exporter

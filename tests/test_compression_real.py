@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from data_contracts.manifest import Split
 from data_contracts.model_card import ModelCard
 from data_contracts.params import LabelParams, SplitParams, TrainParams
-from flows.compression import export_run
+from flows.learning.compression import export_run
 from flows.workspace import Workspace
 from models.checkpoint import save_network
 from models.compression.package import open_export

@@ -8,9 +8,9 @@ import pytest
 
 from data_contracts.errors import UsageError
 from data_contracts.params import LabelParams, SplitParams, TrainParams
-from flows.crossval import cross_validate, fold_predictions, fold_rows
-from flows.labelled import concept_targets, labelled_patches, patches_of
-from flows.members import check_members, fit_members
+from flows.datasets.labelled import concept_targets, labelled_patches, patches_of
+from flows.learning.crossval import cross_validate, fold_predictions, fold_rows
+from flows.learning.members import check_members, fit_members
 from models.networks.inputs import input_spec
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.importers import import_npz
@@ -123,7 +123,7 @@ def test_each_member_is_judged_on_patients_it_did_not_learn_from(dataset, tmp_pa
     reader = PatchReader(dataset)
     learned = []
     monkeypatch.setattr(
-        "flows.members.labelled_patches",
+        "flows.learning.members.labelled_patches",
         lambda reader, rows, params: learned.append(set(rows["patient_key"])) or labelled_patches(reader, rows, params),
     )
     spec = input_spec(reader.card, MEMBERS)

@@ -13,10 +13,10 @@ from data_contracts.disclosure import Disclosure
 from data_contracts.errors import UsageError
 from data_contracts.model_card import ModelCard
 from flows.cli import main
-from flows.disclosure import DISCLOSURE_FILES, disclosure_of, site_statements, write_template
-from flows.network_fits import fit_network, network_names
+from flows.learning.network_fits import fit_network, network_names
+from flows.learning.training import choose_and_evaluate
 from flows.presets import train_params
-from flows.training import choose_and_evaluate
+from flows.versions.disclosure import DISCLOSURE_FILES, disclosure_of, site_statements, write_template
 from flows.workspace import Workspace
 from models.networks.backbones import build_backbone
 from models.weights.zoo import load_weights

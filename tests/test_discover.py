@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import os
 import shutil
 import socket
 import stat
 import tarfile
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,7 +27,7 @@ from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake import archive
-from pipeline.intake.archive import unpack
+from pipeline.intake.archive import is_archive, unpack
 from pipeline.intake.discover import Discovery, discover
 
 
@@ -119,6 +124,49 @@ def test_a_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as out:
         out.writestr("zeros", bytes(32 * 2**20))
     with pytest.raises(DecodeError):
+        unpack(packed, tmp_path / "scratch")
+
+
+def test_more_members_than_any_study_has_are_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_MEMBERS", 50)
+    for kind in ("zip", "tar"):
+        folder = tmp_path / "many"
+        folder.mkdir(exist_ok=True)
+        for number in range(60):
+            (folder / str(number)).write_bytes(b"x")
+        packed = Path(shutil.make_archive(str(tmp_path / kind), kind, folder))
+        with pytest.raises(DecodeError, match="more than 50 members"):
+            unpack(packed, tmp_path / f"scratch-{kind}")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_header_of_half_a_gigabyte_is_not_taken_into_memory(
+    tmp_path: Path, kind: bytes, compress: Callable[[bytes], bytes]
+) -> None:
+    info = tarfile.TarInfo("x")
+    info.type, info.size = kind, 64 * 2**20
+    packed = tmp_path / "evil.tar.gz"
+    packed.write_bytes(compress(info.tobuf(tarfile.USTAR_FORMAT) + bytes(info.size + 1024)))
+    tracemalloc.start()
+    try:
+        assert not is_archive(packed)
+        with pytest.raises(DecodeError):
+            unpack(packed, tmp_path / "scratch")
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_link_that_claims_to_be_large_is_not_unpacked_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "_RATIO_FROM_BYTES", 2**20)
+    link, after = tarfile.TarInfo("folder"), tarfile.TarInfo("a.dcm")
+    link.type, link.size, link.linkname = b"9", 32 * 2**20, "/etc"
+    packed = tmp_path / "evil.tar.gz"
+    packed.write_bytes(gzip.compress(link.tobuf() + bytes(link.size) + after.tobuf() + bytes(1024)))
+    with pytest.raises(DecodeError, match="grows more than"):
         unpack(packed, tmp_path / "scratch")
 
 

@@ -14,7 +14,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,10 +72,13 @@ def _run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="session")
-def demonstrated(demo: dict[str, Any], demo_workspace: Path) -> Path:
+def demonstrated(
+    demo: dict[str, Any], demo_workspace: Path, alone_on_demo: Callable[[], AbstractContextManager[None]]
+) -> Path:
     """The folder of the session's demo, in which `make demo ARGS=--fast` was run too: its workspace and its cohort."""
     folder = demo_workspace.parent
-    done = _run(f"make -C {shlex.quote(str(ROOT))} demo ARGS=--fast WORKSPACE={folder}/workspace", folder)
+    with alone_on_demo():
+        done = _run(f"make -C {shlex.quote(str(ROOT))} demo ARGS=--fast WORKSPACE={folder}/workspace", folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return folder
 
@@ -91,6 +95,7 @@ def first_day(demonstrated: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     shutil.copy(demonstrated / "workspace-cohort" / "nodules.csv", folder / "nodules.csv")
     # The split of so few patients follows from the secret; with one of chance a split may lack a label.
     (folder / ".env").write_text("NODULEFLOW_SECRET=what stands in the documents\n")
+    (folder / ".env").chmod(0o600)  # doctor refuses a key that others may read
     torch.manual_seed(0)
     torch.save(torchvision.models.resnet50(weights=None).state_dict(), folder / "resnet50.pth")
     return folder
@@ -98,7 +103,8 @@ def first_day(demonstrated: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 def _answer_a_report(folder: Path) -> None:
     """feedback.json as the page of the first report would save it."""
-    from data_contracts.review import FindingAnswer, ReaderFeedback, StudyReview
+    from data_contracts.feedback import FindingAnswer, ReaderFeedback
+    from data_contracts.review import StudyReview
 
     reviews = [StudyReview.read(path) for path in sorted(folder.glob("workspace/reviews/*/review.json"))]
     review = next(review for review in reviews if review.findings)
@@ -278,5 +284,9 @@ def test_every_reason_code_stands_in_the_document_of_ingest_and_no_other_does() 
 def test_every_setting_stands_in_the_example_of_an_environment() -> None:
     from flows.settings import Settings
 
-    named = re.findall(r"^#?NODULEFLOW_(\w+)=", (ROOT / "deploy" / ".env.example").read_text(), flags=re.MULTILINE)
-    assert [name.lower() for name in named] == list(Settings.model_fields)
+    of_the_program = (ROOT / "deploy" / ".env.example").read_text().split("# ---- for deploy/compose.yaml alone")[0]
+    named = re.findall(r"^#?NODULEFLOW_(\w+)=", of_the_program, flags=re.MULTILINE)
+    # a secret stands there by the file that holds it
+    secret = {name for name, field in Settings.model_fields.items() if "SecretStr" in str(field.annotation)}
+    asked = [f"{name}_file" if name in secret else name for name in Settings.model_fields]
+    assert [name.lower() for name in named] == asked

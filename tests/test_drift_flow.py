@@ -12,7 +12,7 @@ import pytest
 
 from data_contracts.drift import NAMES, NUMBERS, REFERENCE_TABLE, DriftReport
 from data_contracts.params import DriftParams
-from flows import drift
+from flows.reviewing import drift
 from flows.settings import Settings
 from flows.workspace import Workspace
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from data_contracts.records import sha256_file
-from flows import environment as module
-from flows.environment import code_sha256, environment, installed, lock_differences
+from flows.versions import environment as module
+from flows.versions.environment import code_sha256, environment, installed, lock_differences
 
 ROOT = Path(__file__).resolve().parent.parent
 

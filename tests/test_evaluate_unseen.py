@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from data_contracts.params import LabelParams, SplitParams
-from flows.evaluation import unseen_rows
+from flows.versions.evaluation import unseen_rows
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.importers import import_npz
 

@@ -13,14 +13,15 @@ from torch import nn
 from data_contracts.concepts import CONCEPT_TABLE
 from data_contracts.errors import NothingUsableError
 from data_contracts.evaluation import EvaluationReport
-from data_contracts.explanation import ExplanationReport
+from data_contracts.explanation import SIGNED_AS, ExplanationReport
 from data_contracts.model_card import Calibration, InputSpec, ModelCard
 from data_contracts.params import EvaluateParams, ExplainParams, ReviewParams, TrainParams
-from flows.concepts import card_figures, concept_table, concepts_in_own_units
-from flows.evaluation import predictions_of, write_evaluation
-from flows.explanation import explanation_text, off_centre
-from flows.retraining import _with_shuffled_labels, training_params
-from flows.review_maps import map_verdict
+from flows.datasets.retraining import _with_shuffled_labels, training_params
+from flows.registry.keys import sign_record
+from flows.reviewing.review_maps import map_verdict
+from flows.versions.concepts import card_figures, concept_table, concepts_in_own_units
+from flows.versions.evaluation import predictions_of, write_evaluation
+from flows.versions.explanation import explanation_text, off_centre
 from models.fitting.data import FitData, LabelledPatches
 from models.networks.backbones import Backbone
 from models.networks.network import NetworkPlan, build_network
@@ -125,31 +126,45 @@ def test_concepts_are_the_mean_over_the_views_of_a_prediction(card, network):
     assert one == pytest.approx(other, abs=1e-5)
 
 
+KEY = b"key of the audit"
+
+
 def verdict_of(card: ModelCard, **changes: object) -> ExplanationReport:
     facts = {
         "run_id": "run", "checkpoint_sha256": card.checkpoint_sha256, "dataset_id": "d", "method": "grad-cam",
         "stage": 2, "n_nodules": 60, "n_patients": 40, "reliable": True, "reason": "all held", "tests": (),
     }  # fmt: skip
-    return ExplanationReport.model_validate({**facts, **changes})
+    report = ExplanationReport.model_validate({**facts, **changes})
+    return report.model_copy(update={"mac": sign_record(KEY, SIGNED_AS, report)})
 
 
 def test_a_report_shows_maps_only_where_they_were_asked_for_tested_for_these_weights_and_held(card, tmp_path):
     on, off = ReviewParams.from_mapping({"maps": "on"}), ReviewParams()
     assert not off.maps
-    untested = map_verdict(tmp_path, card, "3", on)
+    untested = map_verdict(tmp_path, card, "3", on, KEY)
     assert untested.report is None
     assert untested.sentence.startswith("No reliable explanation: the maps of this version were not tested")
     assert "noduleflow explain 3" in untested.sentence
     verdict_of(card).write(tmp_path / "explanation.json")
-    assert map_verdict(tmp_path, card, "3", off).sentence == ""
-    assert map_verdict(tmp_path, card, "3", off).report is None
-    assert map_verdict(tmp_path, card, "3", on).report is not None
+    assert map_verdict(tmp_path, card, "3", off, KEY).sentence == ""
+    assert map_verdict(tmp_path, card, "3", off, KEY).report is None
+    assert map_verdict(tmp_path, card, "3", on, KEY).report is not None
     verdict_of(card, checkpoint_sha256="other").write(tmp_path / "explanation.json")
-    assert map_verdict(tmp_path, card, "3", on) == untested
+    assert map_verdict(tmp_path, card, "3", on, KEY) == untested
     verdict_of(card, reliable=False, reason="failed: localisation").write(tmp_path / "explanation.json")
-    refused = map_verdict(tmp_path, card, "3", on)
+    refused = map_verdict(tmp_path, card, "3", on, KEY)
     assert refused.report is None
     assert refused.sentence == "No reliable explanation. Sanity tests of this version's maps: failed: localisation."
+
+
+def test_a_verdict_that_was_changed_after_it_was_written_shows_no_map(card, tmp_path):
+    failed = verdict_of(card, reliable=False, reason="failed: localisation")
+    on = ReviewParams.from_mapping({"maps": "on"})
+    for forged in (failed.model_copy(update={"reliable": True}), failed.model_copy(update={"mac": ""})):
+        forged.write(tmp_path / "explanation.json")
+        verdict = map_verdict(tmp_path, card, "3", on, KEY)
+        assert verdict.report is None
+        assert verdict.sentence.endswith("is not what `noduleflow explain` wrote.")
 
 
 def test_held_out_nodules_of_known_size_are_moved_and_large_ones_left_out(card, rows):

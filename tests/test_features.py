@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from data_contracts.features import FEATURE_TABLE, POOLED, FeatureCard, pooled_matrix
 from data_contracts.manifest import Split
 from data_contracts.params import FeatureParams, TrainParams
-from flows import feature_parts, features
-from flows.feature_parts import FeatureParts
-from flows.features import FeatureRun, feature_params, feature_table
+from flows.datasets import feature_parts, features
+from flows.datasets.feature_parts import FeatureParts
+from flows.datasets.features import FeatureRun, feature_params, feature_table
 from flows.workspace import Workspace
 from models.engines.open_engine import OpenedEngine
 from models.engines.plan import EnginePlan

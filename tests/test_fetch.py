@@ -20,7 +20,7 @@ from bucket_server import BucketPlan, bucket_server, folder_files
 from filelock import FileLock
 
 from data_contracts.errors import ContractError, ExchangeError, NothingUsableError, WorkspaceError
-from flows.fetch import fetch_lidc
+from flows.intake.fetch import fetch_lidc
 from pipeline.exchange import public_bucket, public_data
 from pipeline.exchange.public_index import citations, index_files, lidc_series
 
@@ -289,7 +289,7 @@ def test_a_bucket_that_goes_away_ends_the_fetch_and_a_later_one_goes_on(
 def test_two_fetches_into_one_folder_at_once_are_told_apart(
     index: Path, plan: BucketPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.fetch._LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("flows.intake.fetch._LOCK_TIMEOUT_S", 0.05)
     (tmp_path / "out").mkdir()
     held = FileLock(tmp_path / "out" / ".fetch.lock")
     with bucket_server(plan) as url, held, pytest.raises(WorkspaceError, match="another fetch"):

@@ -13,9 +13,9 @@ from sklearn.neighbors import NearestCentroid
 
 from data_contracts.errors import NothingUsableError, UsageError
 from data_contracts.params import FeatureParams, FewShotParams, LabelParams, SplitParams
-from flows.features import feature_table
-from flows.few_shot import few_shot_text, log_few_shot, run_episodes
-from flows.tracking import connect, find_run
+from flows.datasets.features import feature_table
+from flows.learning.few_shot import few_shot_text, log_few_shot, run_episodes
+from flows.versions.tracking import connect, find_run
 from flows.workspace import Workspace
 from pipeline.cohort.importers import import_npz
 from pipeline.scoring.few_shot import (

@@ -19,7 +19,7 @@ from data_contracts.errors import ContractError, LeakError, NothingUsableError, 
 from data_contracts.params import ImageParams, SplitParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import REJECTED_TABLE
-from flows.images import import_folder
+from flows.intake.images import import_folder
 from flows.workspace import Workspace
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.image_import import ImageImport, import_images

@@ -137,6 +137,26 @@ def test_receiving_and_claiming_at_once_lose_nothing(inbox: Inbox, series: Path)
     assert len(gathered) == len(set(gathered)) == 24
 
 
+def test_a_study_claimed_the_moment_a_file_came_to_it_has_the_file(
+    inbox: Inbox, series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed: list[Path] = []
+    replace = Path.replace
+
+    def replace_and_claim(self: Path, target: Path) -> Path:
+        moved = replace(self, target)
+        monkeypatch.setattr(Path, "replace", replace)
+        claimed.extend(inbox.claim_settled(0))
+        return moved
+
+    monkeypatch.setattr(Path, "replace", replace_and_claim)
+    first, second = sorted(series.iterdir())[:2]
+    assert put(inbox, first)
+    assert [len(list(folder.iterdir())) for folder in claimed] == [1]
+    assert put(inbox, second)
+    assert len(inbox.waiting()) == 1
+
+
 @pytest.fixture(scope="module")
 def prefect_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("prefect")

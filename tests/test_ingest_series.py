@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_factory import (
     BIRTH_DATE,
@@ -95,6 +96,16 @@ def test_a_series_becomes_a_volume_and_a_record_that_agree(sound: Path, tmp_path
     assert (record.site, record.kernel, record.manufacturer) == ("site-a", "SOFT", "FACTORY")
     assert (record.patient_sex, record.patient_age_years, record.kvp) == ("F", 71, 120)
     assert record.findings == ()
+
+
+def test_the_numbers_by_which_a_scanner_counts_lead_back_to_its_images(sound: Path, tmp_path: Path) -> None:
+    record = ingest_one(sound, tmp_path)
+    assert record.series_number == 3
+    counted = {
+        ds.InstanceNumber: float(ds.ImagePositionPatient[2]) for ds in map(pydicom.dcmread, sound.rglob("*.dcm"))
+    }
+    heights = [record.affine_lps[2][0] * k + record.affine_lps[2][3] for k in range(record.n_slices)]
+    assert [counted[number] for number in record.instance_numbers] == pytest.approx(heights, abs=1e-3)
 
 
 def test_nothing_that_names_the_patient_is_in_the_workspace(sound: Path, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
-from flows import known_sources
-from flows.known_sources import SourceMemory, nothing_new, refusals_of, study_keys_of
-from flows.sources import PrivatePaths
+from flows.intake import known_sources
+from flows.intake.known_sources import SourceMemory, nothing_new, refusals_of, study_keys_of
+from flows.intake.sources import PrivatePaths
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.headers.reader import HeaderReader

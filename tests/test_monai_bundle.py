@@ -13,7 +13,7 @@ from version_cohort import KINDS, some_patches, write_finished_run
 
 from data_contracts.model_card import InputSpec, ModelCard
 from data_contracts.volume import CTVolume
-from flows.contents import write_contents
+from flows.versions.contents import write_contents
 from models.bundle import inference
 from models.predict import Predictor
 from pipeline.imaging.nifti import write_nifti

@@ -13,7 +13,7 @@ from torch.nn import functional
 from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.records import sha256_file
-from flows.backbone import initial_backbone
+from flows.datasets.backbone import initial_backbone
 from models.networks.backbones import build_backbone, state_digest
 from models.networks.inflate import AcsConv, InflatedConv, as_volumetric, inflated
 from models.weights.zoo import calibrate_batchnorm, load_weights

@@ -11,9 +11,9 @@ from data_contracts.model_card import ModelCard
 from data_contracts.params import ImageParams, SplitParams, TrainParams
 from data_contracts.predictions import PREDICTION_TABLE
 from data_contracts.promotion import PromotionPolicy
-from flows.images import import_folder
-from flows.network_fits import fit_network
-from flows.training import choose_and_evaluate
+from flows.intake.images import import_folder
+from flows.learning.network_fits import fit_network
+from flows.learning.training import choose_and_evaluate
 from flows.workspace import Workspace
 from models.predict import Predictor
 from models.weights.zoo import WeightsInfo

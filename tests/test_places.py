@@ -13,7 +13,6 @@ from data_contracts.manifest import Split
 from data_contracts.params import PatchParams
 from data_contracts.volume import CTVolume
 from pipeline.cohort.places import series_places
-from pipeline.imaging.candidates import bright_structures
 from pipeline.imaging.lungs import segment_lungs
 
 NODULE_MM = np.array([-60.0, 5.0, 10.0])
@@ -99,13 +98,6 @@ def test_negatives_lie_in_the_lungs_off_every_nodule_half_of_them_on_vessels(vol
     hu = volume.hu[tuple(indices.T)]
     assert np.median(hu[negative["place"] == "vessel"]) > -200
     assert np.median(hu[negative["place"] == "lung"]) < -700
-
-
-def test_the_nodule_is_among_the_bright_structures(volume):
-    found = bright_structures(volume, segment_lungs(volume))
-    nearest = min(np.linalg.norm(np.array(candidate.lps_mm) - NODULE_MM) for candidate in found)
-    assert nearest < 3.0
-    assert [candidate.score for candidate in found] == sorted((c.score for c in found), reverse=True)
 
 
 def test_negatives_without_the_target_that_gives_them_a_meaning_are_refused():

@@ -74,8 +74,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     before = dict(os.environ)
     apply_environment(settings)
     from flows.engine import engine
+    from flows.learning.training import train_flow
     from flows.presets import train_params
-    from flows.training import train_flow
     from pipeline.cohort.importers import import_npz
 
     workspace = Workspace(settings.workspace).create()
@@ -187,7 +187,7 @@ def test_figures_can_be_computed_again_from_the_predictions(trained: Trained) ->
 
 def test_versions_are_compared_on_the_nodules_both_scored_and_evaluated_by_name(trained: Trained) -> None:
     from flows.engine import engine
-    from flows.evaluation import compare_versions, evaluate_flow
+    from flows.versions.evaluation import compare_versions, evaluate_flow
 
     name = trained.settings.model_name
     compared = compare_versions(trained.workspace, name, "1", "2")

@@ -577,7 +577,7 @@ def test_an_installation_that_fixes_its_policy_takes_no_other(tmp_path: Path) ->
 
 
 def test_what_readers_overrode_is_counted_once_a_reader(site: Site) -> None:
-    from data_contracts.review import FindingAnswer, ReaderFeedback
+    from data_contracts.feedback import FindingAnswer, ReaderFeedback
     from flows.registry.judging import overridden
 
     answers = site[0].reviews_root / "study" / "answers"

@@ -21,11 +21,12 @@ from data_contracts.model_card import ModelCard
 from data_contracts.params import EvaluateParams, ExplainParams
 from data_contracts.records import digest_of
 from data_contracts.reproduction import ReproducedFigure, Reproduction
-from flows import features, reproduction, training
+from flows.datasets import features
+from flows.datasets.retraining import retrained
+from flows.datasets.training_cohort import TrainingCohort
+from flows.learning import reproduction, training
+from flows.learning.reproduction import plan_reproduction, reproduce_flow, reproduction_text, verdict
 from flows.presets import train_params
-from flows.reproduction import plan_reproduction, reproduce_flow, reproduction_text, verdict
-from flows.retraining import retrained
-from flows.training_cohort import TrainingCohort
 from flows.workspace import Workspace
 from models.networks.backbones import build_backbone
 from models.weights.zoo import load_weights
@@ -149,7 +150,9 @@ def test_a_repetition_that_was_killed_goes_on_and_one_of_another_program_does_no
     (scratch,) = workspace.scratch_root.iterdir()
     assert scratch != stale and list(scratch.glob("runs/*/networks/source-only/logits.parquet"))
     monkeypatch.setattr(training, "choose_and_evaluate", choose)
-    monkeypatch.setattr("flows.network_fits.fit_classifier", lambda *_, **__: pytest.fail("it was fitted again"))
+    monkeypatch.setattr(
+        "flows.learning.network_fits.fit_classifier", lambda *_, **__: pytest.fail("it was fitted again")
+    )
     assert reproduced(workspace).same
     assert not list(workspace.scratch_root.iterdir())
 

@@ -19,9 +19,9 @@ from results_factory import ball, finding, review_of
 from data_contracts.errors import ExchangeError, UsageError
 from data_contracts.params import IngestParams, ReviewParams
 from data_contracts.series import SeriesRecord
-from flows.pacs import PrivateTarget
-from flows.results import Drawn, results_of, with_kept_time, write_results
-from flows.results_push import push_results_flow
+from flows.intake.pacs import PrivateTarget
+from flows.reviewing.results import Drawn, results_of, with_kept_time, write_results
+from flows.reviewing.results_push import push_results_flow
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.deidentify.vault import Vault
@@ -53,14 +53,14 @@ def orthanc(tmp_path_factory: pytest.TempPathFactory, source: Path) -> Iterator[
 @pytest.fixture(autouse=True)
 def without_prefect(monkeypatch: pytest.MonkeyPatch) -> None:
     """The steps as they are; that Prefect runs them is seen where a whole demo is run."""
-    from flows import results_push
+    from flows.reviewing import results_push
 
     monkeypatch.setattr(results_push, "push_files", results_push.push_files.fn)
 
 
 def reviewed(root: Path, source: Path, *, keep_identity: bool = False, keep_vault: bool = True) -> Workspace:
     """A workspace with the study ingested and reviewed: one nodule with an outline."""
-    from flows.identity import seal_accepted
+    from flows.intake.identity import seal_accepted
 
     workspace = Workspace(root).create()
     pseudonymizer = Pseudonymizer(workspace.secret(), keep_identity)

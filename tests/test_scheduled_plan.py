@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from data_contracts.errors import UsageError
-from flows.nightly_config import read_config
 from flows.scheduled.deployments import JOBS, entrypoint, schedule_of
 from flows.scheduled.single_flight import sole_run
+from flows.whole.nightly_config import read_config
 from flows.workspace import Workspace
 
 SOURCE = '[[sources]]\npath = "ct"\n'

@@ -14,7 +14,7 @@ from data_contracts.errors import ContractError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import QualityFinding, SeriesRecord
-from flows.series_choice import remember_preference, remembered_preference, to_be_read
+from flows.intake.series_choice import remember_preference, remembered_preference, to_be_read
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake.discover import discover

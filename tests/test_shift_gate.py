@@ -34,9 +34,11 @@ SOURCE_ONLY = NetworkOutputs(SOURCE, BLURRED, *VECTORS)
 GOOD = NetworkOutputs(SOURCE + 0.01, CLEAR)
 
 
-def decide(*adapted: NetworkOutputs, base: NetworkOutputs = SOURCE_ONLY, labels: np.ndarray = LABELS):
+def decide(
+    *adapted: NetworkOutputs, base: NetworkOutputs = SOURCE_ONLY, labels: np.ndarray = LABELS, joinable: bool = False
+) -> AdaptationDecision:
     networks = {"source-only": base} | dict(zip(("dann", "coral", "mcc"), adapted, strict=False))
-    return decide_adaptation(labels, networks, AdaptationGateParams())
+    return decide_adaptation(labels, networks, AdaptationGateParams(), joinable=joinable)
 
 
 def why(decision: AdaptationDecision, name: str = "dann") -> str:
@@ -46,7 +48,7 @@ def why(decision: AdaptationDecision, name: str = "dann") -> str:
 def test_a_good_adaptation_is_accepted_and_told_why():
     decision = decide(GOOD)
     assert decision.adapted and decision.chosen == "dann"
-    assert decision.reasons[0] == (
+    assert decision.reasons[0].startswith(
         "Adapt: of the networks that pass every test, dann is nearest to a mix of the source's classes."
     )
     assert why(decision).startswith("dann: passes, its logits on target are")
@@ -84,6 +86,7 @@ def test_without_a_shift_nothing_is_adapted_however_sure_the_adapted_network_is(
     decision = decide(NetworkOutputs(SOURCE, _logits(TRUTH, 3, gap=8.0)), base=same)
     assert decision.chosen == "source-only"
     assert decision.reasons[0] == "Do not adapt: no shift is seen that a mix of classes does not explain."
+    assert (decision.scale, decision.offset) == (1.0, 0.0)
 
 
 def test_another_mix_of_classes_is_no_reason_to_adapt():
@@ -128,7 +131,7 @@ def test_sure_predictions_that_contradict_source_only_are_refused():
 def test_an_adaptation_that_changes_nothing_is_refused():
     decision = decide(SOURCE_ONLY)
     assert decision.chosen == "source-only"
-    assert decision.reasons[0] == "Do not adapt: no adapted network passes every test."
+    assert decision.reasons[0].startswith("Do not adapt: no adapted network passes every test.")
 
 
 def test_larger_logits_do_not_pass_for_certainty():
@@ -166,3 +169,47 @@ def test_a_missing_network_is_an_error():
         decide_adaptation(LABELS, {"dann": GOOD}, AdaptationGateParams())
     with pytest.raises(ContractError, match="adapted network"):
         decide_adaptation(LABELS, {"source-only": GOOD}, AdaptationGateParams())
+
+
+def test_networks_that_can_be_joined_are_joined_with_source_only_where_each_passes():
+    refused = NetworkOutputs(SOURCE, -CLEAR)
+    decision = decide(GOOD, FARTHER, refused, joinable=True)
+    assert (decision.chosen, decision.adapted) == ("joined", True)
+    assert decision.members == ("source-only", "dann", "coral")
+    assert decision.weights == (0.5, 0.25, 0.25)
+    assert decision.reasons[0].startswith(
+        "Adapt: the mean of source-only and of those that pass every test together (dann, coral) is kept."
+    )
+    assert decide(refused, joinable=True).members == ("source-only",)
+
+
+def moved(logits: np.ndarray) -> NetworkOutputs:
+    """Source-only where another scanner has moved and stretched its logits."""
+    return NetworkOutputs(SOURCE, 0.7 * logits - 1.0, *VECTORS)
+
+
+def test_logits_that_a_scanner_moved_are_moved_back_and_their_order_stays():
+    decision = decide(NetworkOutputs(SOURCE, -CLEAR), base=moved(CLEAR))
+    assert decision.chosen == "source-only" and not decision.adapted
+    assert decision.reasons[0].startswith("Do not adapt: no adapted network passes every test. Logits on the target")
+    aligned = decision.scale * (0.7 * CLEAR - 1.0) + decision.offset
+    assert decision.scale > 1.0
+    assert np.abs(aligned - CLEAR).mean() < 0.3 * np.abs(0.3 * CLEAR + 1.0).mean()
+
+
+@pytest.mark.parametrize("malignant", [20, 100, 180])
+def test_logits_are_moved_back_whatever_the_mix_of_classes(malignant):
+    truth = np.repeat([0.0, 1.0], [200 - malignant, malignant])
+    logits = _logits(truth, 5)
+    decision = decide(NetworkOutputs(SOURCE, -logits), base=moved(logits))
+    aligned = decision.scale * (0.7 * logits - 1.0) + decision.offset
+    wrong = [((values > 0) != (truth == 1)).mean() for values in (logits, 0.7 * logits - 1.0, aligned)]
+    assert wrong[2] <= wrong[0] + 0.05
+
+
+@pytest.mark.parametrize("seed", range(4, 10))
+def test_another_mix_of_classes_alone_turns_hardly_any_call(seed):
+    logits = _logits(np.repeat([0.0, 1.0], [180, 20]), seed)
+    decision = decide(NetworkOutputs(SOURCE, -logits), base=NetworkOutputs(SOURCE, logits))
+    aligned = decision.scale * logits + decision.offset
+    assert ((aligned > 0) != (logits > 0)).mean() <= 0.05

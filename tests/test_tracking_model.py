@@ -15,10 +15,10 @@ from version_cohort import KINDS, some_patches, write_finished_run
 
 from data_contracts.model_card import ModelCard
 from data_contracts.records import sha256_file
-from flows import tracking
-from flows.contents import write_contents
-from flows.tracking_model import log_model
-from flows.version_files import SERVING_FILE, version_files
+from flows.versions import tracking
+from flows.versions.contents import write_contents
+from flows.versions.tracking_model import log_model
+from flows.versions.version_files import SERVING_FILE, version_files
 from flows.workspace import Workspace
 from models.predict import Predictor
 

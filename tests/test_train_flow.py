@@ -22,10 +22,10 @@ from data_contracts.evaluation import EvaluationReport
 from data_contracts.model_card import ModelCard
 from data_contracts.params import TrainParams
 from data_contracts.records import sha256_file
-from flows.network_fits import JOINT, SOURCE_ONLY, fit_network, network_names
+from flows.datasets.training_cohort import TrainingCohort
+from flows.learning.network_fits import JOINT, SOURCE_ONLY, fit_network, network_names
+from flows.learning.training import choose_and_evaluate, train_flow
 from flows.presets import train_params
-from flows.training import choose_and_evaluate, train_flow
-from flows.training_cohort import TrainingCohort
 from flows.workspace import Workspace
 from models.networks.backbones import build_backbone
 from models.weights.zoo import WeightsInfo, load_weights

@@ -16,9 +16,9 @@ from version_cohort import CALIBRATION, KINDS, some_patches, write_finished_run
 
 from data_contracts.errors import WeightsError
 from data_contracts.model_card import ModelCard
-from flows import contents
-from flows.contents import write_contents
-from flows.version_files import BUNDLE, SERVING_FILE, file_digests, shared_tree, version_files
+from flows.versions import contents
+from flows.versions.contents import write_contents
+from flows.versions.version_files import BUNDLE, SERVING_FILE, file_digests, shared_tree, version_files
 from models import served
 from models.bundle import PROGRAM_FILE
 from models.predict import Predictor

@@ -8,8 +8,8 @@ import pytest
 from compression_cohort import FolderRegistry
 
 from data_contracts.errors import UsageError
-from flows import bundling
-from flows.bundling import export_bundle
+from flows.versions import bundling
+from flows.versions.bundling import export_bundle
 from flows.workspace import Workspace
 
 

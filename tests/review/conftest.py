@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import date
 
 import numpy as np
 import pytest
+from card_factory import resnet50_card
 from scipy import ndimage
 
-from data_contracts.model_card import Calibration, InputSpec, ModelCard
+from data_contracts.guidelines import GuidelineNodule, PatientContext, PriorNodule
 from data_contracts.params import ReviewParams
 from data_contracts.reasons import ReasonCode
-from data_contracts.review import Finding, Measurement, SeriesSummary, StudyReview
+from data_contracts.review import Finding, Measurement, MissedPrior, PriorFinding, SeriesSummary, StudyReview
 from data_contracts.series import QualityFinding
 from data_contracts.volume import CTVolume
+from pipeline.review.guidelines.study import assess_study
 from pipeline.review.key_images import key_image_name, render_key_images
+from pipeline.review.stack import pack_stack, stack_name
 
 MakeNodule = Callable[..., tuple[CTVolume, np.ndarray]]
 
@@ -70,27 +74,7 @@ def key_images() -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def study_review(key_images: dict[str, bytes]) -> StudyReview:
-    card = ModelCard(
-        name="noduleflow",
-        run_id="run-1",
-        backbone="resnet50",
-        weights="ResNet50_Weights.IMAGENET1K_V2",
-        weights_sha256="ab" * 32,
-        pretrained=True,
-        head="mlp",
-        input=InputSpec(kind="2.5d", patch_shape=(3, 64, 64), value_unit="HU", spacing_mm=0.75, input_size_px=96),
-        calibration=Calibration(
-            bias=0,
-            image_weight=1,
-            size_weight=1,
-            image_only_bias=0,
-            image_only_weight=1,
-            size_only_bias=0,
-            size_only_weight=2,
-        ),
-        checkpoint_sha256="cd" * 32,
-        dataset_id="dataset-1",
-    )
+    card = resnet50_card()
     sizes = {
         "f1": Measurement(mean_diameter_mm=7.2, method="diameter of the mark (not outlined: no lung around the mark)"),
         "f2": Measurement(
@@ -144,3 +128,70 @@ def study_review(key_images: dict[str, bytes]) -> StudyReview:
         origin_of_findings="Marks of 4 readers.",
         not_examined=("Lymph nodes and mediastinum.",),
     )
+
+
+@pytest.fixture(scope="session")
+def stacks() -> dict[str, bytes]:
+    """Slices around the findings f1 and f2 of `told_review`; f3 has none."""
+    volume, center = _nodule((4, 4, 4))
+    packed = pack_stack(volume, center, 8.0, ReviewParams())
+    return {stack_name("f1"): packed, stack_name("f2"): packed}
+
+
+@pytest.fixture(scope="session")
+def told_review(study_review: StudyReview) -> StudyReview:
+    """`study_review` with all that a report can say: a prior, guidelines, intervals, calls, what is unfamiliar."""
+    context = PatientContext(age_years=63, sex="female", screening=True, study_date=date(2020, 5, 1))
+    then = PriorNodule(mean_diameter_mm=6.5, volume_mm3=150, study_date=date(2019, 5, 1))
+    nodules = [
+        GuidelineNodule(nodule_id="f1", mean_diameter_mm=7.2, nodule_type="solid", status="baseline"),
+        GuidelineNodule(
+            nodule_id="f2", mean_diameter_mm=8.1, volume_mm3=268, nodule_type="part_solid", solid_diameter_mm=5.5,
+            prior=then,
+        ),
+        GuidelineNodule(nodule_id="f3", mean_diameter_mm=5.0),
+    ]  # fmt: skip
+    guidelines = assess_study(nodules, context, None)
+    growth = guidelines.nodules[1].growth
+    f1, f2, f3 = study_review.findings
+    f1 = f1.model_copy(
+        update={
+            "stack": stack_name("f1"), "call": "uncertain", "probability_interval": (0.08, 0.44),
+            "unfamiliar": "Its slices are thicker than any it was judged on.", "slice_number": 60,
+        }
+    )  # fmt: skip
+    measurement = f2.measurement.model_copy(
+        update={
+            "nodule_type": "part_solid", "solid_diameter_mm": 5.5, "solid_volume_mm3": 87.0,
+            "diameter_interval_mm": (7.3, 8.9), "volume_interval_mm3": (190.0, 350.0),
+        }
+    )  # fmt: skip
+    f2 = f2.model_copy(
+        update={
+            "stack": stack_name("f2"), "call": "malignant", "probability_interval": (0.7, 0.95),
+            "lobe": "left upper lobe",
+            "series_number": 3, "instance_number": 91, "measurement": measurement,
+            "prior": PriorFinding(
+                study_key="aa46ac92492d2340", finding_id="p2", study_date="20190501", mean_diameter_mm=6.5,
+                volume_mm3=150, nodule_type="ground_glass", distance_mm=1.4, growth=growth,
+            ),
+        }
+    )  # fmt: skip
+    f3 = f3.model_copy(update={"detection_score": 0.41, "source": "candidate", "n_readers": 0, "ratings": {}})
+    missed = MissedPrior(
+        study_key="aa46ac92492d2340", finding_id="p9", mean_diameter_mm=4.4, lps_mm=(-41.0, 12.5, -88.0),
+        reason="nothing of its size within 15 mm",
+    )  # fmt: skip
+    series = study_review.series[0].model_copy(
+        update={
+            "shape_kji": (133, 512, 512),
+            "affine_lps": ((0, 0, 0.7, -180.0), (0, 0.7, 0, -160.0), (2.5, 0, 0, -300.0)),
+        }
+    )
+    return study_review.model_copy(
+        update={
+            "findings": (f1, f2, f3), "series": (series,), "guidelines": guidelines, "context": context,
+            "prior_study_key": "aa46ac92492d2340", "missed_priors": (missed,),
+            "unfamiliar": ("No series of this manufacturer was among those the model was judged on.",),
+        }
+    )  # fmt: skip

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from data_contracts.errors import AnnotationError
-from data_contracts.review import FindingAnswer, ReaderFeedback
+from data_contracts.feedback import FindingAnswer, ReaderFeedback
 from pipeline.review.feedback import (
     LABEL_COLUMNS,
     check_feedback,
@@ -29,7 +29,7 @@ def feedback() -> ReaderFeedback:
         model_visible_first=True,
         answers=(
             FindingAnswer(finding_id="f2", nodule_id="nodule-f2", answer="accept", malignant=True),
-            FindingAnswer(finding_id="f1", nodule_id="nodule-f1", answer="reject", comment_code="vessel"),
+            FindingAnswer(finding_id="f1", nodule_id="nodule-f1", answer="reject", reason="vessel"),
             FindingAnswer(finding_id="f3", nodule_id="nodule-f3", answer="correct", diameter_mm=6.5),
         ),
     )
@@ -115,8 +115,8 @@ def test_a_file_that_breaks_the_contract_is_refused_in_one_line(feedback, tmp_pa
         {"answer": "correct"},
         {"answer": "correct", "diameter_mm": -1.0},
         {"answer": "correct", "diameter_mm": 1e9},
-        {"answer": "accept", "comment_code": "vessel"},
-        {"answer": "reject", "comment_code": "<script>"},
+        {"answer": "accept", "reason": "vessel"},
+        {"answer": "reject", "reason": "<script>"},
     ],
 )
 def test_answers_that_contradict_themselves_are_refused(change):

@@ -506,3 +506,10 @@ def test_a_followed_nodule_that_is_larger_now_is_never_less_suspicious(
         for more in (0.0, extra)
     ]
     assert ORDER[results[0] or ""] <= ORDER[results[1] or ""]
+
+
+def test_a_reason_that_many_nodules_share_is_said_once() -> None:
+    nodules = [GuidelineNodule(nodule_id=f"n{number}", mean_diameter_mm=9.0) for number in range(5)]
+    reason = assess_study(nodules, FIRST).lung_rads.reason
+    assert reason.startswith("nodule n0, nodule n1, nodule n2 and 2 more: Lung-RADS needs: nodule type")
+    assert reason.count("Lung-RADS needs") == 1

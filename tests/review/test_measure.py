@@ -9,7 +9,8 @@ import pytest
 import SimpleITK
 
 from data_contracts.volume import CTVolume
-from pipeline.review.measure import FALLBACK, OUTLINED, axial_axes_mm, measure
+from pipeline.review.measure import FALLBACK, OUTLINED, measure
+from pipeline.review.measurement.axes import mask_axes
 
 
 @pytest.mark.parametrize("nodule_hu", [30, -600], ids=["solid", "ground glass"])
@@ -87,9 +88,9 @@ def test_a_nodule_at_the_edge_of_the_volume_or_beyond_it_does_no_harm(make_nodul
 def test_axes_of_a_drawn_rectangle():
     mask = np.zeros((3, 40, 40), dtype=bool)
     mask[1, 10:13, 5:35] = True
-    long_mm, short_mm = axial_axes_mm(mask, 0.5)
-    assert long_mm == pytest.approx(np.hypot(14.5, 1.0) + 0.25)
-    assert 0.9 < short_mm < 2.3
+    axes = mask_axes(mask, 0.5)
+    assert axes.long_mm == pytest.approx(np.hypot(15, 1), abs=0.3)
+    assert 0.9 < axes.short_mm < 2.3
 
 
 @pytest.mark.slow
@@ -115,3 +116,55 @@ def test_four_readers_marks_of_a_real_nodule_on_the_pleura_give_one_size(lidc_00
     assert np.ptp([size.mean_diameter_mm for size in sizes]) < 1.5
     volumes = np.array([size.volume_mm3 for size in sizes], dtype=float)
     assert np.ptp(volumes) / volumes.mean() < 0.05
+
+
+def test_type_solid_part_and_intervals_come_with_an_outline(make_nodule):
+    solid = measure(*make_nodule((5, 5, 5)), 10)
+    glass = measure(*make_nodule((5, 5, 5), nodule_hu=-600), 10)
+    assert (solid.nodule_type, glass.nodule_type) == ("solid", "ground_glass")
+    assert solid.solid_diameter_mm is None and glass.solid_volume_mm3 is None
+    assert solid.diameter_interval_mm[0] < 10 < solid.diameter_interval_mm[1]
+    assert solid.volume_interval_mm3[0] < np.pi / 6 * 1000 < solid.volume_interval_mm3[1]
+
+
+def test_a_part_solid_nodule_is_measured_whole_and_its_solid_part_apart(make_nodule):
+    volume, center = make_nodule((6, 6, 6), nodule_hu=-600, noise_hu=0)
+    core, _ = make_nodule((3, 3, 3), nodule_hu=30, noise_hu=0)
+    shape, inner = np.array(volume.shape_kji), np.array(core.shape_kji)
+    low = (shape - inner) // 2
+    box = tuple(slice(a, a + n) for a, n in zip(low, inner, strict=True))
+    hu = volume.hu.astype(float)
+    hu[box] = np.maximum(hu[box], core.hu)
+    hu += np.random.default_rng(0).normal(0, 18, hu.shape)
+    size = measure(CTVolume(hu.astype(np.int16), volume.affine), center, 11)
+    assert size.nodule_type == "part_solid"
+    assert size.mean_diameter_mm == pytest.approx(12, abs=0.5)
+    assert size.volume_mm3 == pytest.approx(np.pi / 6 * 12**3, rel=0.05)
+    assert size.solid_diameter_mm == pytest.approx(6, abs=1.0)
+
+
+def test_a_nodule_cut_by_the_edge_of_the_scan_keeps_the_diameter_of_its_mark(make_nodule):
+    volume, center = make_nodule((4, 4, 4))
+    cut = CTVolume(volume.hu[: volume.shape_kji[0] // 2 + 1].copy(), volume.affine)
+    size = measure(cut, center, 8)
+    assert size.mean_diameter_mm == 8.0 and size.volume_mm3 is None
+    assert "edge of the scan" in size.method
+
+
+@pytest.mark.parametrize("diameter_mm", [3, 60])
+def test_very_small_and_very_large_nodules_are_measured(make_nodule, diameter_mm):
+    volume, center = make_nodule(
+        (diameter_mm / 2,) * 3, spacing_mm=(2.0, 1.0, 1.0) if diameter_mm > 9 else (1, 0.7, 0.7)
+    )
+    size = measure(volume, center, diameter_mm)
+    assert size.mean_diameter_mm == pytest.approx(diameter_mm, abs=0.6)
+
+
+@pytest.mark.parametrize("hu", [-1000, 40, -860], ids=["air", "tissue", "noise"])
+def test_where_there_is_no_nodule_nothing_is_outlined(hu):
+    noise = np.random.default_rng(0).normal(0, 50, (30, 50, 50)) if hu == -860 else np.zeros((30, 50, 50))
+    affine = np.diag([0.7, 0.7, 1.0, 1.0])[[2, 1, 0, 3]]
+    affine[:3, :3] = np.diag([1.0, 0.7, 0.7])[::-1]
+    volume = CTVolume((noise + hu).astype(np.int16), affine)
+    size = measure(volume, volume.to_lps_mm(np.array([15.0, 25.0, 25.0])), 6)
+    assert size.volume_mm3 is None and "not outlined" in size.method

@@ -27,11 +27,12 @@ def test_the_same_review_gives_the_same_bytes(pdf, study_review, key_images):
     assert pdf == render_study_pdf(study_review, key_images)
 
 
-def test_a_summary_and_then_one_page_a_nodule(pdf, tmp_path):
+def test_a_summary_then_one_page_a_nodule_then_technique_and_model(pdf, tmp_path):
     pages = _text(pdf, tmp_path).split("\f")[:-1]
-    assert len(pages) == 4
-    assert "87 %" in pages[0] and "Not for diagnostic use" in pages[0] and "B70f" in pages[0]
-    for number, page in enumerate(pages[1:], start=1):
+    assert len(pages) == 5
+    assert "87 %" in pages[0] and "Not for diagnostic use" in pages[0]
+    assert "B70f" in pages[4] and "What the program did not look at".upper() in pages[4]
+    for number, page in enumerate(pages[1:4], start=1):
         assert f"Nodule {number} of 3" in page
     assert "268 mm³" in pages[1] and "8.4 mm, 7.8 mm" in pages[1]
     assert all("Not for diagnostic use" in page for page in pages)
@@ -61,3 +62,31 @@ def test_hostile_strings_are_set_as_text_and_fill_no_pages(study_review, key_ima
 def test_a_study_without_findings_is_one_page(study_review, tmp_path):
     review = study_review.model_copy(update={"findings": ()})
     assert _text(render_study_pdf(review, {}), tmp_path).count("\f") == 1
+
+
+def test_the_paper_says_what_the_page_says(told_review, key_images, tmp_path):
+    pages = _text(render_study_pdf(told_review, key_images), tmp_path).split("\f")[:-1]
+    assert len(pages) == 5
+    text = " ".join("".join(pages).split())
+    first = text.index("Outside what the model was judged on")
+    assert first < text.index("Not for diagnostic use")
+    for words in (
+        "95 % interval 8 % to 44 %.", "Call: uncertain", "8.1 mm (7.3 to 8.9)", "part-solid", "left upper lobe",
+        "series 3, image 91", "6.5 mm, 150 mm³, ground glass", "nothing of its size within 15 mm", "Compared with",
+        "Fleischner 2017", "Brock needs", "doi 10.1016/j.jacr.2023.09.009", "score 0.41 of 1",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "nodule f2" not in text
+
+
+def test_two_hundred_findings_are_a_table_twenty_pages_and_four_a_page(told_review, key_images, tmp_path):
+    many = []
+    for number in range(200):
+        finding = told_review.findings[1]
+        update = {"finding_id": f"m{number}", "probability": 0.95 - number / 300, "key_images": finding.key_images}
+        many.append(finding.model_copy(update=update))
+    review = told_review.model_copy(update={"findings": tuple(many), "guidelines": None})
+    pages = _text(render_study_pdf(review, key_images), tmp_path).split("\f")[:-1]
+    assert len(pages) <= 80
+    assert "share pages" in " ".join(pages)
+    assert sum(f"Nodule {number} of 200" in "".join(pages) for number in (1, 20, 21, 200)) == 4
