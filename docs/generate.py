@@ -17,9 +17,9 @@ from pydantic.fields import FieldInfo
 from data_contracts import params
 from data_contracts.promotion import PromotionPolicy
 from data_contracts.reasons import ReasonCode
-from flows.nightly_config import RunPlan
 from flows.presets import preset_names, train_params
 from flows.settings import Settings
+from flows.whole.nightly_config import RunPlan
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("docs/configuration.md", "docs/ingest.md")
@@ -61,13 +61,17 @@ def _kind(field: FieldInfo) -> str:
     if get_origin(field.annotation) is Literal:
         return " or ".join(f"`{value}`" for value in get_args(field.annotation))
     text = field.annotation.__name__ if isinstance(field.annotation, type) else str(field.annotation)
-    return re.sub(r"\b(typing|pathlib|data_contracts\.\w+|flows\.\w+)\.", "", text)
+    return re.sub(r"\b(typing|pathlib|data_contracts\.\w+|flows\.(?:\w+\.)?\w+)\.", "", text)
 
 
 def _meanings(record: type[BaseModel]) -> tuple[str, dict[str, str]]:
-    """The first paragraph of the docstring, and what its `key: meaning` lines (and their continuations) say."""
+    """The first paragraph of the docstring, and what its `key: meaning` lines (and their continuations) say.
+
+    What a record inherits has its meaning from where it is defined.
+    """
     paragraph, _, notes = inspect.cleandoc(record.__doc__ or "").partition("\n\n")
-    meanings: dict[str, str] = {}
+    parents = (base for base in record.__bases__ if issubclass(base, BaseModel) and base.model_fields)
+    meanings: dict[str, str] = {key: text for base in parents for key, text in _meanings(base)[1].items()}
     keys: list[str] = []
     for line in notes.splitlines():
         found = re.match(r"(\w+(?:, \w+)*): (.*)", line)
@@ -140,13 +144,46 @@ def document(name: str) -> str:
     return _PART.sub(lambda found: found[1] + "\n" + PARTS[found[2]]() + "\n" + found[3], text)
 
 
+#: what deploy/compose.yaml asks for beside the settings of noduleflow
+_COMPOSE = """
+
+# ---- for deploy/compose.yaml alone, in deploy/.env
+
+# tag of the image, and its variant: empty or -cpu; how it is built: cuda or cpu
+#NODULEFLOW_VERSION=0.1.0
+#NODULEFLOW_VARIANT=
+#BUILD_VARIANT=cuda
+
+# digests that pin the images by content, such as @sha256:..., as `docker buildx imagetools inspect` names them
+#PYTHON_DIGEST=
+#POSTGRES_DIGEST=
+#S3_DIGEST=
+#ORTHANC_DIGEST=
+
+# folders and files beside compose.yaml: secrets, the plan of the jobs, studies
+#SECRETS=./secrets
+#SITE_CONFIG=./site.toml
+#STUDIES=./studies
+
+# names by which browsers and clients may call
+#MLFLOW_ALLOWED_HOSTS=mlflow:5000,localhost:5000,127.0.0.1:5000
+#PREFECT_UI_API_URL=http://127.0.0.1:4200/api
+
+# processes of the MLflow server, runs of the worker at a time, backups that are kept
+#MLFLOW_WORKERS=2
+#NODULEFLOW_RUNS_AT_A_TIME=2
+#NODULEFLOW_BACKUPS_KEPT=14""".splitlines()
+
+
 def environment_example() -> str:
     """deploy/.env.example: every setting, commented out, at its default."""
     lines = ["# Copy to .env in the folder noduleflow runs in, and set what differs. `noduleflow doctor` checks it."]
     for name, field in Settings.model_fields.items():
         value = field.get_default()
-        lines += ["", f"# {field.description}", f"#NODULEFLOW_{name.upper()}={'' if value is None else value}"]
-    return "\n".join(lines) + "\n"
+        # A secret is better named by its file than written here.
+        key = f"NODULEFLOW_{name.upper()}{'_FILE' if 'SecretStr' in str(field.annotation) else ''}"
+        lines += ["", f"# {field.description}", f"#{key}={'' if value is None else value}"]
+    return "\n".join([*lines, *_COMPOSE]) + "\n"
 
 
 def main() -> None:
