@@ -171,6 +171,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
         if subprocess.run(["which", program], capture_output=True, check=False).returncode:
             pytest.skip(f"the Debian package {package} is not installed")
     found = Local(tmp_path_factory.mktemp("local") / "local")
+    # Patients are split by their pseudonyms: with a key at random one split in thirteen lacks a label or all patients.
+    secrets = found.folder / "secrets"
+    secrets.mkdir(parents=True, mode=0o700)
+    (secrets / "identity-key").write_text("a key of these tests")
     try:
         found.up()
         yield found
