@@ -32,6 +32,11 @@ _LEAVE_TIMEOUT_S = 600
 _MACHINE_TIMEOUT_S = STALE_S + 30
 #: services that only a scheduler of deployments needs; other commands call their flows directly
 CLOCK_SERVICES = ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "TRIGGERS")
+#: half of the start would import every collection that is installed and register blocks, which nothing here reads
+_NO_BLOCKS = {
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+}
 
 
 def _state_file(workspace: Workspace) -> Path:
@@ -107,7 +112,12 @@ def start_server(workspace: Workspace, meanwhile: Callable[[], object], by_the_c
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "PREFECT_HOME": str(workspace.prefect_home), "PREFECT_LOGGING_SERVER_LEVEL": "ERROR"}
+    environment = {
+        **os.environ,
+        **_NO_BLOCKS,
+        "PREFECT_HOME": str(workspace.prefect_home),
+        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+    }
     if not by_the_clock:
         environment.update({f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in CLOCK_SERVICES})
     environment.pop("PREFECT_API_URL", None)
