@@ -48,6 +48,8 @@ print(json.dumps({name: [state.type.value, state.name, state.message] for name, 
 """
 #: with the key of the day every split has nodules of both labels
 SPLIT = '[split]\ntrain = 0.5\nvalidation = 0.25\nsalt = "day-0"\n'
+#: what the reports of the day leave out: more than the phantoms' smallest nodules
+SMALLEST_MM = 7.0
 #: gates that any version passes
 POLICY = (
     '[policy]\nname = "day"\nmin_auc = 0.0\nmin_auc_minus_size = -1.0\nmax_ece = 1.0\nmin_test_nodules = 1\n'
@@ -134,6 +136,7 @@ def day(tmp_path_factory: pytest.TempPathFactory, watched: Callable[[Path], dict
         f'[[annotations]]\nfiles = ["{cohort / "nodules.csv"}"]\nformat = "csv"\n'
         f"{SPLIT}[patches]\nspacing_mm = 1.5\n[train]\n{train}\n{POLICY}[schedule]\n"
         f'[push]\ndicomweb = "{pacs.url}"\n'
+        f"[reports]\nmin_diameter_mm = {SMALLEST_MM}\n[drift]\nmin_nodules = 4321\n"
     )
     environment = watched(folder / "hosts.txt") | {
         "NODULEFLOW_CONFIG": str(plan),
@@ -190,6 +193,15 @@ def test_every_job_of_the_day_did_its_work(day: Day) -> None:
     assert day.states["weekly_retrain"][1] == "Done"
     assert day.states["nightly_review"][1] == "Done", day.states
     assert list((day.workspace / "reviews").glob("*/answers/*.json"))
+
+
+def test_reports_and_drift_follow_the_tables_of_the_configuration(day: Day) -> None:
+    reviews = [json.loads(path.read_text()) for path in (day.workspace / "reviews").glob("*/review.json")]
+    marks = pq.read_table(day.workspace / "nodules.parquet").to_pandas()
+    nodules = marks.groupby("nodule_id")["diameter_mm"].mean()  # of its readers
+    reported = {finding["nodule_id"] for review in reviews for finding in review["findings"]}
+    assert reported == set(nodules[nodules >= SMALLEST_MM].index) != set(nodules.index)
+    assert "4321 are asked" in day.states["drift_check"][2], day.states
 
 
 def test_the_results_of_the_night_are_in_the_pacs_under_the_names_they_came_with(day: Day, pacs: Orthanc) -> None:

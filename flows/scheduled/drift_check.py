@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from data_contracts.params import DriftParams
 from flows.registry import CHAMPION, Registry
 from flows.reviewing.drift import line_of, watch
 from flows.scheduled.jobs import Outcome
@@ -17,5 +16,5 @@ def check_drift(workspace: Workspace, settings: Settings, plan: RunPlan) -> Outc
     champion = registry.alias(CHAMPION)
     if champion is None:
         return Outcome("no champion yet, so nothing is watched", is_new=False)
-    report = watch(workspace, settings.model_name, champion, registry.verified_folder(champion)[0], DriftParams())
+    report = watch(workspace, settings.model_name, champion, registry.verified_folder(champion)[0], plan.drift)
     return Outcome(line_of(report))

@@ -26,7 +26,8 @@ def review_new_studies(workspace: Workspace, settings: Settings, plan: RunPlan) 
     if keys := studies_without_report(workspace):
         if plan.push is not None:
             note_waiting(workspace, keys)
-        reports = review_flow(str(workspace.root), keys, settings.model_name)["reports"]
+        record = review_flow(str(workspace.root), keys, settings.model_name, CHAMPION, plan.reports, plan.drift)
+        reports = record["reports"]
         said.append(f"{len(reports)} studies reviewed, {sum(report['n_findings'] for report in reports)} findings")
     if plan.push is not None and outgoing(workspace):
         said.append(send_outgoing(workspace, plan.push))

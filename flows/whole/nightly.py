@@ -100,7 +100,8 @@ def _review(workspace: Workspace, plan: RunPlan, dataset_id: str, model_name: st
     studies = {record.series_key: record.study_key for record in workspace.series_records()}
     counts = held_out["series_key"].map(studies).value_counts()
     keys = sorted(counts.index, key=lambda key: (-counts[key], key))[: plan.review]
-    return list(review_flow(str(workspace.root), keys, model_name, version)["reports"])
+    record = review_flow(str(workspace.root), keys, model_name, version, plan.reports, plan.drift)
+    return list(record["reports"])
 
 
 def run_plan(workspace: Workspace, settings: Settings, plan: RunPlan) -> tuple[dict[str, Any], str]:

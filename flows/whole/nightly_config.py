@@ -9,7 +9,16 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_serializer, model_validator
 
 from data_contracts.errors import UsageError
-from data_contracts.params import IngestParams, LabelParams, Params, PatchParams, SplitParams, TrainParams
+from data_contracts.params import (
+    DriftParams,
+    IngestParams,
+    LabelParams,
+    Params,
+    PatchParams,
+    ReviewParams,
+    SplitParams,
+    TrainParams,
+)
 from data_contracts.promotion import PromotionPolicy
 from flows.running.plan import runner_plan, take_from_file
 
@@ -87,6 +96,8 @@ class RunPlan(Params):
 
     presets: each becomes a registered version; promote: ask the gate for each.
     review: number of held-out studies to write reports of.
+    reports: how reports are written, by nightly-review, too.
+    drift: bounds of what is watched after every review of the plan, and by drift-check.
     push: the PACS that the reports of nightly-review go to; those of `run` stay here.
     cron, timezone: when `serve` runs all of it, in place of the jobs of `schedule`.
     runner, batch: as NODULEFLOW_RUNNER and NODULEFLOW_BATCH, which go before them.
@@ -104,6 +115,8 @@ class RunPlan(Params):
     promote: bool = True
     policy: PromotionPolicy = PromotionPolicy()
     review: int = Field(1, ge=0)
+    reports: ReviewParams = ReviewParams()
+    drift: DriftParams = DriftParams()
     push: PushPlan | None = None
     cron: str = ""
     timezone: str = "UTC"
