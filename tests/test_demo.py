@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +117,46 @@ def test_no_invented_identity_is_left_anywhere_in_the_workspace(
     from pipeline.cohort.phantom import invented_identities
 
     cohort = json.loads((Path(demo["cohort"]) / "cohort.json").read_text())
-    identities = [text.encode() for text in invented_identities(PhantomParams(**cohort["params"])) if len(text) >= 6]
+    identities = [text for text in invented_identities(PhantomParams(**cohort["params"])) if len(text) >= 6]
     assert len(identities) > 100
-    patterns = tmp_path / "identities.txt"
-    patterns.write_bytes(b"\n".join(identities) + b"\n")
-    command = ["grep", "--recursive", "--files-with-matches", "--fixed-strings", f"--file={patterns}", str(workspace)]
-    # No match is status 1; a broken command would be 2.
-    found = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
-    assert (found.returncode, found.stdout) == (1, ""), found.stdout + found.stderr
+    files = {"names": tmp_path / "names.txt", "numbers": tmp_path / "numbers.txt"}
+    files["names"].write_text("".join(f"{text}\n" for text in identities if not text.isdigit()))
+    files["numbers"].write_text("".join(f"{text}\n" for text in identities if text.isdigit()))
+
+    def holding(kind: str, where: Path) -> str:
+        """Files that hold one of them; a number only where it does not go on: dates stand in any long row of digits."""
+        words = ["--word-regexp"] if kind == "numbers" else []
+        command = ["grep", "-r", "--files-with-matches", "--fixed-strings", *words, f"--file={files[kind]}", str(where)]
+        found = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
+        assert found.returncode in (0, 1), found.stderr
+        return found.stdout
+
+    # In a page of a database the cells of a row stand side by side, so that digits run from one into the next.
+    cells = tmp_path / "cells"
+    write_cells(workspace, cells)
+    assert holding("names", workspace) + holding("numbers", workspace) + holding("numbers", cells) == ""
     planted = tmp_path / "planted"
-    planted.write_bytes(b"x" * 100 + identities[0] + b"y")
-    assert subprocess.run([*command[:-1], str(planted)], capture_output=True, check=False).returncode == 0
+    planted.mkdir()
+    name, number = (file.read_text().split("\n")[0] for file in files.values())
+    with closing(sqlite3.connect(planted / "a.db")) as database, database:
+        database.execute("CREATE TABLE t (a, b, c)")
+        database.execute("INSERT INTO t VALUES (?, ?, ?)", ("1", number, f"x{name}y"))
+    write_cells(planted, planted / "cells")
+    assert holding("names", planted)
+    assert holding("numbers", planted)
+
+
+def write_cells(root: Path, folder: Path) -> None:
+    """Every cell of every SQLite database below root on a line of its own, as a file a database."""
+    folder.mkdir()
+    paths = [path for path in sorted(root.rglob("*.db")) if path.read_bytes()[:6] == b"SQLite"]
+    assert paths
+    for number, path in enumerate(paths):
+        with closing(sqlite3.connect(path)) as database, (folder / f"{number}.txt").open("w") as cells:
+            tables = [row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for table in tables:
+                for row in database.execute(f'SELECT * FROM "{table}"'):
+                    cells.writelines(f"{cell}\n" for cell in row)
 
 
 def test_prefect_saw_one_task_a_series_and_no_path(demo: dict[str, Any], workspace: Path) -> None:
