@@ -68,7 +68,7 @@ def weights(tmp_path):
 
 @pytest.fixture
 def params(weights) -> FeatureParams:
-    return FeatureParams(backbone="resnet18", weights=str(weights), input_size_px=32, engine="torch")
+    return FeatureParams(backbone="resnet18", weights=str(weights), input_size_px=32, engine="torch", precision="fp32")
 
 
 def make(workspace: Workspace, folder, params: FeatureParams) -> FeatureRun:
