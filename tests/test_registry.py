@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ from data_contracts.errors import (
     WeightsDigestError,
     WeightsError,
 )
+from data_contracts.records import sha256_file
+from flows.registry import seal
 from flows.settings import Settings, apply_environment
 from flows.workspace import Workspace
 
@@ -620,3 +623,24 @@ def test_the_person_on_call_rolls_back_and_sees_what_is_wrong_in_one_line(site: 
     assert f"line {len(lines)} is gone: {len(lines)} records were written, says the anchor" in broken.stderr
     stopped = noduleflow(site, "promote", "3", "--expect", "1")
     assert stopped.returncode == 1 and "doctor --mend" in stopped.stderr
+
+
+def test_a_file_of_two_names_is_read_once_and_a_change_of_it_is_seen_under_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "serving.pt2").write_bytes(b"network")
+    os.link(tmp_path / "serving.pt2", tmp_path / "bundle.pt2")
+    (tmp_path / "copy.pt2").write_bytes(b"network")
+    read: list[str] = []
+
+    def counted(path: Path) -> str:
+        read.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr(seal, "sha256_file", counted)
+    assert len(set(seal.hashed(seal.listed(tmp_path)).values())) == 1
+    assert len(read) == 2
+    (tmp_path / "bundle.pt2").write_bytes(b"another")
+    changed = seal.hashed(seal.listed(tmp_path))
+    assert changed["serving.pt2"] == changed["bundle.pt2"] == sha256(b"another").hexdigest()
+    assert changed["copy.pt2"] == sha256(b"network").hexdigest()

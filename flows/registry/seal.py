@@ -20,7 +20,8 @@ DERIVED = ("explanation", "explanation.json")
 _TODO = "Restore it from a backup, or `noduleflow rollback`; nothing was loaded."
 #: a file that was changed so short before is hashed again: the clock of its times may not tell two writes apart
 _SETTLED_S = 2.0
-_known: dict[tuple[str, int, int, int, int], str] = {}
+_State = tuple[str, int, int, int, int, int]
+_known: dict[_State, str] = {}
 
 
 def write_manifest(folder: Path, model_dir: Path | None, *, run_id: str, trained_by: str) -> str:
@@ -93,9 +94,12 @@ def listed(folder: Path) -> dict[str, Path]:
 
 
 def hashed(files: Mapping[str, Path]) -> dict[str, str]:
-    """sha256 of files by name, several at a time."""
+    """sha256 of files by name, several at a time; one that has several names (hard links) is read once."""
+    states = {name: _state(path) for name, path in sorted(files.items())}
+    paths = {state: files[name] for name, state in states.items()}
     with ThreadPoolExecutor(max_workers=4) as pool:
-        return dict(zip(sorted(files), pool.map(lambda name: _sha256(files[name]), sorted(files)), strict=True))
+        digests = dict(zip(paths, pool.map(_sha256, paths.values()), strict=True))
+    return {name: digests[state] for name, state in states.items()}
 
 
 def _check(folder: Path, expected: Mapping[str, str], place: str) -> None:
@@ -125,14 +129,22 @@ def _changed(folder: Path, name: str) -> WeightsDigestError:
 
 
 def _sha256(path: Path) -> str:
-    """sha256 of a file; taken as known where neither size, times nor place changed since it was hashed here."""
-    before = path.stat()
-    key = (str(path), before.st_size, before.st_mtime_ns, before.st_ctime_ns, before.st_ino)
-    if key in _known:
-        return _known[key]
+    """sha256 of a file; taken as known where its state is what it was when it was hashed here."""
+    before = _state(path)
+    if before in _known:
+        return _known[before]
     digest = sha256_file(path)
     after = path.stat()
-    unchanged = (after.st_size, after.st_mtime_ns, after.st_ctime_ns) == key[1:4]
-    if unchanged and time.time() - max(after.st_mtime, after.st_ctime) > _SETTLED_S:
-        _known[key] = digest
+    if _state(path) == before and time.time() - max(after.st_mtime, after.st_ctime) > _SETTLED_S:
+        _known[before] = digest
     return digest
+
+
+def _state(path: Path) -> _State:
+    """Place, size and times; the names of one file have no place of their own.
+
+    Its inode alone is not asked: some file systems give every file the same number.
+    """
+    found = path.stat()
+    place = str(path) if found.st_nlink == 1 else ""
+    return place, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
