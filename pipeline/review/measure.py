@@ -79,7 +79,7 @@ def measured(
     half = mask.shape[0] // 2
     affine = cube_affine(nodule.center_mm, half, spacing_mm)
     hu = cube_around(volume, nodule.center_mm, half=half, spacing_mm=spacing_mm).hu
-    density = density_of(hu, mask, spacing_mm, nodule.star)
+    density = density_of(hu, mask, spacing_mm, nodule.star, nodule.thickness_mm)
     # The report shows the axes to 0.1 mm and their mean must be the mean of what is shown.
     long_mm, short_mm = round(axes.long_mm, 1), round(axes.short_mm, 1)
     mean_mm = round((long_mm + short_mm) / 2 + 1e-9, 1)

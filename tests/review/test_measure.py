@@ -118,6 +118,18 @@ def test_four_readers_marks_of_a_real_nodule_on_the_pleura_give_one_size(lidc_00
     assert np.ptp(volumes) / volumes.mean() < 0.05
 
 
+@pytest.mark.parametrize("slice_mm", [1.25, 2.5, 5.0])
+@pytest.mark.parametrize("diameter_mm", [3.0, 3.9, 4.5, 6.0])
+def test_a_small_solid_nodule_is_never_called_ground_glass_nor_a_ground_glass_one_solid(
+    make_nodule, diameter_mm, slice_mm
+):
+    for hu, other in ((40, "ground_glass"), (-600, "solid")):
+        volume, center = make_nodule(
+            (diameter_mm / 2,) * 3, nodule_hu=hu, spacing_mm=(slice_mm, 0.7, 0.7), noise_hu=20, seed=1
+        )
+        assert measure(volume, center, diameter_mm).nodule_type not in (other, "part_solid")
+
+
 def test_type_solid_part_and_intervals_come_with_an_outline(make_nodule):
     solid = measure(*make_nodule((5, 5, 5)), 10)
     glass = measure(*make_nodule((5, 5, 5), nodule_hu=-600), 10)

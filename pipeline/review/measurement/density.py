@@ -17,6 +17,8 @@ GLASS_HU, SOLID_HU = -350.0, -190.0
 #: A solid part smaller than this share of a ground glass nodule is noise or a vessel.
 LEAST_SOLID, MOST_SOLID = 0.03, 0.8
 _BLURRED_MM, _TOO_SMALL_MM = 3.5, 2.0
+#: A nodule whose radius is below this share of the slice thickness is in no slice alone.
+_TOO_THIN = 0.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +34,10 @@ class Density:
     solid_volume_mm3: float | None = None
 
 
-def density_of(hu: NDArray[np.float32], mask: NDArray[np.bool_], spacing_mm: float, star: Star) -> Density:
-    """Type of the nodule under a mask (z, y, x) on a cube of HU (NaN beyond the scan)."""
+def density_of(
+    hu: NDArray[np.float32], mask: NDArray[np.bool_], spacing_mm: float, star: Star, thickness_mm: float
+) -> Density:
+    """Type of the nodule under a mask (z, y, x) on a cube of HU (NaN beyond the scan), out of slices of `thickness_mm`."""
     inside = mask & ~np.isnan(hu)
     mean_hu = float(hu[inside].mean())
     smooth = ndimage.gaussian_filter(np.where(np.isnan(hu), -850.0, hu), 0.5 / spacing_mm)
@@ -46,7 +50,11 @@ def density_of(hu: NDArray[np.float32], mask: NDArray[np.bool_], spacing_mm: flo
         core = max(core, edge)
     if core < GLASS_HU:
         # Blur alone makes so small a solid nodule look like glass.
-        return Density(mean_hu, None if star.radius_mm < _TOO_SMALL_MM else "ground_glass")
+        too_small = star.radius_mm < max(_TOO_SMALL_MM, _TOO_THIN * thickness_mm)
+        return Density(mean_hu, None if too_small else "ground_glass")
+    if edge > GLASS_HU:
+        # The fit found no glass. That blur left no voxel as dense as the fit says is no sign of it.
+        return Density(mean_hu, "solid")
     solid = mask & (smooth > (min(edge, GLASS_HU) + max(core, SOLID_HU)) / 2)
     labels, n_parts = ndimage.label(solid)
     if n_parts > 1:
@@ -54,7 +62,7 @@ def density_of(hu: NDArray[np.float32], mask: NDArray[np.bool_], spacing_mm: flo
     share = float(solid.sum() / mask.sum())
     if share < LEAST_SOLID:
         return Density(mean_hu, "ground_glass")
-    if edge > GLASS_HU or share > MOST_SOLID:
+    if share > MOST_SOLID:
         return Density(mean_hu, "solid")
     axes = mask_axes(solid, spacing_mm)
     long_mm, short_mm = round(axes.long_mm, 1), round(axes.short_mm, 1)

@@ -47,12 +47,13 @@ _RAY_STEP_MM = 0.35
 
 @dataclass(frozen=True, eq=False)
 class Nodule:
-    """A fitted nodule. center_mm: LPS, of the surface's centre. noise_hu: of the lung around it."""
+    """A fitted nodule. center_mm: LPS, of the surface's centre. noise_hu: of the lung around it. thickness_mm: of slices."""
 
     center_mm: Floats
     star: Star
     wall: Wall | None
     noise_hu: float
+    thickness_mm: float
 
 
 def find_nodule(volume: CTVolume, center_lps_mm: Floats, diameter_mm: float) -> Nodule:
@@ -97,7 +98,7 @@ def _found(volume: CTVolume, center_lps_mm: Floats, diameter_mm: float) -> Nodul
             star = wider
     _refuse_cut(volume, center + middle, star, radius)
     shifted = None if wall is None else _moved(wall, middle)
-    return Nodule(center + middle, star, shifted, noise)
+    return Nodule(center + middle, star, shifted, noise, around.thickness_mm)
 
 
 def _too_blurred(star: Star) -> bool:
