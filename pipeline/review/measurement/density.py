@@ -37,7 +37,7 @@ class Density:
 def density_of(
     hu: NDArray[np.float32], mask: NDArray[np.bool_], spacing_mm: float, star: Star, thickness_mm: float
 ) -> Density:
-    """Type of the nodule under a mask (z, y, x) on a cube of HU (NaN beyond the scan), out of slices of `thickness_mm`."""
+    """Type of the nodule under a mask (z, y, x) on a cube of HU (NaN beyond the scan), slices of `thickness_mm`."""
     inside = mask & ~np.isnan(hu)
     mean_hu = float(hu[inside].mean())
     smooth = ndimage.gaussian_filter(np.where(np.isnan(hu), -850.0, hu), 0.5 / spacing_mm)

@@ -47,7 +47,10 @@ _RAY_STEP_MM = 0.35
 
 @dataclass(frozen=True, eq=False)
 class Nodule:
-    """A fitted nodule. center_mm: LPS, of the surface's centre. noise_hu: of the lung around it. thickness_mm: of slices."""
+    """A fitted nodule.
+
+    center_mm: LPS, of the surface's centre. noise_hu: of the lung around it. thickness_mm: of the slices.
+    """
 
     center_mm: Floats
     star: Star
