@@ -18,9 +18,6 @@ from pipeline.review.key_images import KEY_VIEWS, MAP_VIEWS, VIEWS, view_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-#: No text of a review needs more; a header can hold 64 KB.
-_LONGEST_TEXT = 1500
-
 #: Keys and gestures for the help on the page: title, then (keys, what they do).
 KEYS: list[tuple[str, list[tuple[tuple[str, ...], str]]]] = [
     (
@@ -160,10 +157,8 @@ def plain_environment() -> jinja2.Environment:
 
 
 def _not_endless(value: object) -> object:
-    """Text of a header or a note, cut where it would fill pages."""
-    if type(value) is not str or len(value) <= _LONGEST_TEXT:
-        return value
-    return value[:_LONGEST_TEXT] + " ..."
+    """Text cut where it would fill pages; Markup is ours."""
+    return wording.not_endless(value) if type(value) is str else value
 
 
 def _without_hidden_signs(value: object) -> object:

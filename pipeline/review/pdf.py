@@ -23,6 +23,7 @@ from pipeline.review.pdf_parts import (
     MARGIN,
     MODEL,
     PLAIN,
+    REMARK,
     SECTION,
     SIZE,
     SMALL,
@@ -139,7 +140,7 @@ def _technique(review: StudyReview) -> list[Flowable]:
     sources = wording_guidelines.sources(review)
     if sources:
         story.append(text("GUIDELINES: SOURCES", SECTION))
-        story += [text(f"{name}: {source}", SMALL, longest=600) for name, source in sources]
+        story += [text(f"{name}: {source}", SMALL) for name, source in sources]
         story.append(text(wording_guidelines.UNVERIFIED_DETAIL, SMALL))
     return story
 
@@ -226,7 +227,10 @@ def _nodule_page(
         ratings = "; ".join(f"{name} {value}" for name, value in wording.reader_rows(finding))
         left.append(text(ratings))
     right.append(text("NOTES", SECTION))
-    right += [text(note, DENSE) for note in (*wording.note_sentences(finding), f"Marked by: {finding.source}")]
+    right += [
+        text(note, DENSE)
+        for note in (*wording.note_sentences(finding), f"Marked by: {wording.short_text(finding.source)}")
+    ]
     head = _head(finding, number, n_findings)
     return [*head, grid, Spacer(1, 2), columns(left, right), Spacer(1, 8), _answer_line()]
 
@@ -258,6 +262,7 @@ def _guidelines(lines: list[wording_guidelines.GuidelineLine]) -> list[Flowable]
         words = f"{line.reason}{f'. {line.management}' if line.management else ''}"
         name, answer = markup(line.name), markup(line.answer + trust)
         story.append(Paragraph(f'<font color="#51606e">{name}</font> <b>{answer}</b><br/>{markup(words)}', DENSE))
+        story += [text(remark, REMARK) for remark in wording.remarks(line)]
     return story
 
 

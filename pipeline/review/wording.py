@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from data_contracts.concepts import concept_title, concept_words
 from data_contracts.nodules import RATINGS
 from data_contracts.review import Finding, SeriesSummary, StudyReview
-from pipeline.review.wording_guidelines import TYPE_WORDS
+from pipeline.review.wording_guidelines import TYPE_WORDS, GuidelineLine
 
 NOT_DIAGNOSTIC = "Not for diagnostic use"
 NOT_DIAGNOSTIC_DETAIL = (
@@ -34,6 +34,10 @@ class Banner:
 
 #: DICOM's longest short text is 64 characters; what is longer is an attack or an accident.
 _LONGEST_HEADER_TEXT = 100
+#: of a note that may quote a header
+_LONGEST_NOTE = 1500
+#: no text of a report needs more; this keeps out only what nobody foresaw
+_LONGEST_TEXT = 6000
 
 Rows = list[tuple[str, str]]
 
@@ -50,7 +54,7 @@ def banners(review: StudyReview) -> list[Banner]:
     if not review.model.pretrained:
         shown.append(Banner("alarm", UNTRAINED, UNTRAINED_DETAIL))
     shown.append(Banner("info", NOT_DIAGNOSTIC, NOT_DIAGNOSTIC_DETAIL))
-    notes = dict.fromkeys((*review.warnings, *review.model.warnings))
+    notes = dict.fromkeys(map(short_note, (*review.warnings, *review.model.warnings)))
     if notes:
         shown.append(Banner("warning", "Please note", " ".join(notes)))
     return shown
@@ -86,7 +90,21 @@ def millimetres(value: float | None) -> str:
 
 def short_text(text: str) -> str:
     """Header text as a cell can hold it."""
-    return text if len(text) <= _LONGEST_HEADER_TEXT else text[:_LONGEST_HEADER_TEXT] + " ..."
+    return _cut(text, _LONGEST_HEADER_TEXT)
+
+
+def short_note(text: str) -> str:
+    """A note that may quote a header."""
+    return _cut(text, _LONGEST_NOTE)
+
+
+def not_endless(text: str) -> str:
+    """A text of a report, which is said to its end."""
+    return _cut(text, _LONGEST_TEXT)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[:longest] + " ..."
 
 
 def technique_rows(series: SeriesSummary) -> Rows:
@@ -246,8 +264,13 @@ def note_sentences(finding: Finding) -> list[str]:
     if finding.probability is None and not finding.note:
         notes.append("The network gave no probability for this nodule.")
     if finding.note:
-        notes.append(finding.note)
+        notes.append(short_note(finding.note))
     return notes
+
+
+def remarks(line: GuidelineLine) -> list[str]:
+    """What could still change a guideline's answer, and its notes."""
+    return [f"Not assessed: {line.open_questions}"] * bool(line.open_questions) + list(line.notes)
 
 
 def context_rows(review: StudyReview) -> Rows:

@@ -368,6 +368,7 @@ def test_the_printed_page_gives_every_nodule_a_page_of_its_own(browser, report, 
     for number, words in enumerate(pages[1:4], start=1):
         assert f"Nodule {number} of 3" in words
     assert "Technique and model" in pages[4] and "Save answers" not in text
+    assert "Not assessed:" in text, "what the screen folds away stands on paper"
     listed = subprocess.run(["pdfimages", "-list", str(pdf)], check=True, capture_output=True, text=True, timeout=60)
     pictures = [line.split() for line in listed.stdout.splitlines()[2:]]
     assert {row[0] for row in pictures} == {"2", "3", "4"}, "the key images stand on paper, not the canvases"
