@@ -53,9 +53,10 @@ def _shown(line: str) -> str:
 
 #: to 0.01 mm, finer than any voxel: a coordinate in a structured report has 32 bits and comes back as it was
 _Hundredths = AfterValidator(lambda value: round(value, 2) + 0.0)
-_Millimetres = Annotated[float, Field(ge=-100_000, le=100_000, allow_inf_nan=False), _Hundredths]
+_Millimetres = Annotated[float, Field(strict=True, ge=-100_000, le=100_000, allow_inf_nan=False), _Hundredths]
 Position = tuple[_Millimetres, _Millimetres, _Millimetres]
-_Diameter = Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False), _Hundredths]
+#: a strict number: `true` is not 1 mm
+_Diameter = Annotated[float, Field(strict=True, ge=0.1, le=300, allow_inf_nan=False), _Hundredths]
 _Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 
 
