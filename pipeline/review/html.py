@@ -14,6 +14,7 @@ from data_contracts.guidelines import LungRads
 from data_contracts.model_card import BONE_WINDOW, LUNG_WINDOW, MEDIASTINAL_WINDOW
 from data_contracts.review import Finding, StudyReview
 from pipeline.review import wording, wording_guidelines
+from pipeline.review.answers.blind import head_to_feet
 from pipeline.review.key_images import KEY_VIEWS, MAP_VIEWS, VIEWS, view_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -105,7 +106,7 @@ def render_study(review: StudyReview, images: dict[str, bytes], stacks: dict[str
 
 def _answer_data(review: StudyReview, findings: list[Finding], stacks: dict[str, Markup]) -> dict[str, Any]:
     """What the page's script knows: keys, places, grids and windows; no figure of the model."""
-    by_place = sorted(findings, key=lambda finding: (finding.series_key, finding.slice_number, finding.finding_id))
+    by_place = head_to_feet(findings)
     return {
         "study_key": review.study_key,
         "model_version": review.model_version,

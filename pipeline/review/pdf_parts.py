@@ -107,7 +107,7 @@ def banner(shown: wording.Banner) -> Table:
     ground, ink = _BANNER[shown.level]
     style = ParagraphStyle("banner", parent=BODY, textColor=ink)
     title = ParagraphStyle("banner title", parent=BOLD, textColor=ink)
-    box = Table([[[text(shown.title, title), text(shown.text, style)]]], colWidths=[WIDTH], splitInRow=1)
+    box = Table([[[text(shown.title, title), text(shown.words, style)]]], colWidths=[WIDTH], splitInRow=1)
     box.setStyle(TableStyle([("BACKGROUND", (0, 0), (-1, -1), ground), ("ROUNDEDCORNERS", [4, 4, 4, 4])]))
     return box
 

@@ -25,11 +25,21 @@ UNFAMILIAR = "Outside what the model was judged on: its figures may not hold her
 
 @dataclass(frozen=True)
 class Banner:
-    """Something that stands above everything else; `level` is "info", "warning" or "alarm"."""
+    """Something that stands above everything else; `level` is "info", "warning" or "alarm".
+
+    nodules: (number, finding_id) of those that it speaks of; the page numbers them anew where the model is hidden.
+    """
 
     level: str
     title: str
     text: str
+    nodules: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The whole text, for paper."""
+        named = ", ".join(f"nodule {number}" for number, _ in self.nodules)
+        return f"{self.text} See {named}.".strip() if named else self.text
 
 
 #: DICOM's longest short text is 64 characters; what is longer is an attack or an accident.
@@ -47,10 +57,10 @@ CONCEPT_HEADING = "Predicted by the network, not rated"
 def banners(review: StudyReview) -> list[Banner]:
     """Banners at the head of the report, most important first."""
     shown = []
-    strangers = [number for number, finding in enumerate(sorted_findings(review), start=1) if finding.unfamiliar]
+    numbered = enumerate(sorted_findings(review), start=1)
+    strangers = tuple((number, finding.finding_id) for number, finding in numbered if finding.unfamiliar)
     if review.unfamiliar or strangers:
-        which = f"Nodule {', '.join(map(str, strangers))}: see there." if strangers else ""
-        shown.append(Banner("warning", UNFAMILIAR, " ".join((*dict.fromkeys(review.unfamiliar), which)).strip()))
+        shown.append(Banner("warning", UNFAMILIAR, " ".join(dict.fromkeys(review.unfamiliar)), strangers))
     if not review.model.pretrained:
         shown.append(Banner("alarm", UNTRAINED, UNTRAINED_DETAIL))
     shown.append(Banner("info", NOT_DIAGNOSTIC, NOT_DIAGNOSTIC_DETAIL))
