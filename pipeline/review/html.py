@@ -15,6 +15,7 @@ from data_contracts.model_card import BONE_WINDOW, LUNG_WINDOW, MEDIASTINAL_WIND
 from data_contracts.review import Finding, StudyReview
 from pipeline.review import wording, wording_guidelines
 from pipeline.review.answers.blind import head_to_feet
+from pipeline.review.cutting import not_endless, short_text
 from pipeline.review.key_images import KEY_VIEWS, MAP_VIEWS, VIEWS, view_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -80,7 +81,7 @@ def render_study(review: StudyReview, images: dict[str, bytes], stacks: dict[str
     shown = {finding.stack: (stacks or {}).get(finding.stack) for finding in findings if finding.stack}
     held = {name: Markup(base64.b64encode(content).decode()) for name, content in shown.items() if content}
     environment = page_environment().overlay(finalize=_not_endless)
-    environment.globals.update(wording=wording, guiding=wording_guidelines)
+    environment.globals.update(short_text=short_text, wording=wording, guiding=wording_guidelines)
     style = read_template("report.css") + read_template("study.css")
     script = '"use strict";\n' + "".join(read_template(name) for name in ("viewer.js", "answers.js", "page.js"))
     return environment.get_template("study.html.j2").render(
@@ -159,7 +160,7 @@ def plain_environment() -> jinja2.Environment:
 
 def _not_endless(value: object) -> object:
     """Text cut where it would fill pages; Markup is ours."""
-    return wording.not_endless(value) if type(value) is str else value
+    return not_endless(value) if type(value) is str else value
 
 
 def _without_hidden_signs(value: object) -> object:

@@ -20,6 +20,7 @@ from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.platypus import Flowable, Image, Paragraph, Table, TableStyle
 
 from pipeline.review import wording
+from pipeline.review.cutting import not_endless
 
 #: pictures as bytes: as text they take twice the time and a quarter more room
 rl_config.useA85 = 0
@@ -66,9 +67,9 @@ def text(words: str, style: ParagraphStyle = BODY) -> Paragraph:
 def markup(words: str) -> str:
     """Escaped text; letters that the PDF's standard fonts lack are set in DejaVu Sans.
 
-    It is not cut here: `wording` has cut what comes from headers, and a report's own sentences are said to their end.
+    What comes from headers has been cut where it was worded; a report's own sentences are said to their end.
     """
-    clean = "".join(letter if letter.isprintable() else " " for letter in wording.not_endless(words))
+    clean = "".join(letter if letter.isprintable() else " " for letter in not_endless(words))
     if latin(clean) == clean:
         return escape(clean)
     return f'<font name="{_wide_font()}">{escape(clean)}</font>'

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from data_contracts.concepts import concept_title, concept_words
+from data_contracts.explanation import NO_EXPLANATION
 from data_contracts.nodules import RATINGS
 from data_contracts.review import Finding, SeriesSummary, StudyReview
+from pipeline.review.cutting import short_note, short_text
 from pipeline.review.wording_guidelines import TYPE_WORDS, GuidelineLine
 
 NOT_DIAGNOSTIC = "Not for diagnostic use"
@@ -41,13 +43,6 @@ class Banner:
         named = ", ".join(f"nodule {number}" for number, _ in self.nodules)
         return f"{self.text} See {named}.".strip() if named else self.text
 
-
-#: DICOM's longest short text is 64 characters; what is longer is an attack or an accident.
-_LONGEST_HEADER_TEXT = 100
-#: of a note that may quote a header
-_LONGEST_NOTE = 1500
-#: no text of a report needs more; this keeps out only what nobody foresaw
-_LONGEST_TEXT = 6000
 
 Rows = list[tuple[str, str]]
 
@@ -98,25 +93,6 @@ def millimetres(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1f} mm"
 
 
-def short_text(text: str) -> str:
-    """Header text as a cell can hold it."""
-    return _cut(text, _LONGEST_HEADER_TEXT)
-
-
-def short_note(text: str) -> str:
-    """A note that may quote a header."""
-    return _cut(text, _LONGEST_NOTE)
-
-
-def not_endless(text: str) -> str:
-    """A text of a report, which is said to its end."""
-    return _cut(text, _LONGEST_TEXT)
-
-
-def _cut(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[:longest] + " ..."
-
-
 def technique_rows(series: SeriesSummary) -> Rows:
     """How the series was made, as stands at the head of a radiology report."""
     k, j, i = series.spacing_kji_mm
@@ -131,7 +107,14 @@ def technique_rows(series: SeriesSummary) -> Rows:
         ("Contrast", contrast[series.contrast]),
         ("Site", short_text(series.site) or "not stated"),
         ("Series key", series.series_key),
+        *_reading_row(series),
     ]
+
+
+def _reading_row(series: SeriesSummary) -> Rows:
+    if series.was_read is None:
+        return []
+    return [("Read", "yes" if series.was_read else "no: the findings come from another series of the study")]
 
 
 def quality_sentences(series: SeriesSummary) -> list[str]:
@@ -219,14 +202,21 @@ def slice_words(finding: Finding, n_slices: int | None) -> str:
 
 
 def probability_sentence(finding: Finding) -> str:
-    """The interval of the probability and the call of the conformal set; "" where neither is known."""
+    """The interval of the probability, or that it is not known, and the call of the conformal set."""
     parts = []
     if finding.probability is not None and finding.probability_interval is not None:
         low, high = finding.probability_interval
         parts.append(f"95 % interval {percent(low)} to {percent(high)}.")
+    elif finding.probability is not None:
+        parts.append("95 % interval not known: too few held-out patients or nodules.")
     if finding.call:
         parts.append(_CALLS[finding.call])
     return " ".join(parts)
+
+
+def explanation_sentence(finding: Finding) -> str:
+    """What stands with the map or in its place; a report never leaves it open."""
+    return finding.explanation or f"{NO_EXPLANATION}: none was made for this nodule."
 
 
 def probability_rows(finding: Finding) -> list[tuple[str, float | None, str]]:
