@@ -94,6 +94,21 @@ def check_feedback(feedback: ReaderFeedback, review: StudyReview | AnsweredRepor
             )
 
 
+def check_names_a_nodule(feedback: ReaderFeedback, report: AnsweredReport) -> None:
+    """Refuse answers without any, unless the report has no findings: then they say that nothing is missed.
+
+    Raises
+    ------
+    AnnotationError: the report has findings.
+    """
+    if feedback.names_no_nodule and report.findings:
+        raise AnnotationError(
+            "answers: no finding is answered and no missed nodule is added",
+            where=feedback.study_key[:64],
+            todo="Answer at least one finding.",
+        )
+
+
 def check_added(feedback: ReaderFeedback, report: AnsweredReport) -> None:
     """Refuse a missed nodule in a series that the report does not have, or on a finding that the reader did not reject.
 

@@ -100,7 +100,6 @@ def test_answers_to_another_report_are_refused(feedback, study_review, change, w
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"answers": []}, "answers"),
         ({"reader": ""}, "reader"),
         ({"time_utc": "yesterday"}, "time_utc"),
         ({"time_utc": "2026-11-21T08:30:00"}, "time zone"),

@@ -279,3 +279,12 @@ def test_who_only_says_that_the_images_allow_no_answer_is_not_silent_on_an_added
     found = cases(reports, answers(0, "AB", {0: {}}, **added()), answers(0, "CD", {0: unclear}))
     (mark,) = [case for case in found.values() if case.marks]
     assert mark.standing == "single" and [item.said for item in mark.opinions] == ["missed"]
+
+
+def test_who_read_a_study_and_named_nothing_is_silent_on_a_nodule_that_another_adds(
+    reports: dict[int, AnsweredReport],
+) -> None:
+    found = cases(reports, answers(0, "AB", {}, **added()), answers(0, "CD", {}))
+    (mark,) = found.values()
+    assert mark.standing == "differs" and [item.said for item in mark.opinions] == ["missed", "absent"]
+    assert cases(reports, answers(0, "CD", {})) == {}

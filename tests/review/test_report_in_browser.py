@@ -321,6 +321,29 @@ def test_an_answer_that_is_not_complete_is_not_saved_and_says_why(browser, repor
         assert "from 0.1 to 300" in page.text_content("#nodule-f2 .error")
 
 
+def test_a_study_without_findings_is_read_by_saying_that_nothing_is_missed(browser, told_review, tmp_path):
+    review = told_review.model_copy(update={"findings": (), "guidelines": None})
+    with opened(browser, written(render_study(review, {}), tmp_path)) as page:
+        assert page.text_content("#progress") == "No findings"
+        page.keyboard.press("s")
+        assert "Say that no nodule is missing" in page.text_content("#progress")
+        page.keyboard.press("Space")
+        assert page.text_content("#progress") == "Read: nothing missed"
+        page.keyboard.press("s")
+        assert "fill in the reader" in page.text_content("#progress")
+        page.keyboard.type(READER)
+        page.fill("#comment", "Slices 3 and 4 are blurred.")
+        feedback = ReaderFeedback.from_json(json.dumps(saved(page, "button")))
+        assert feedback.names_no_nodule and feedback.reader == READER and feedback.comment
+        for name, value in (("first", "1"), ("second", "2"), ("third", "3"), ("diameter", "7")):
+            page.fill(f"#missed-form [name={name}]", value)
+        page.click("#missed-form button")
+        assert not page.is_checked("#read-none"), "one that is added contradicts it"
+        page.evaluate("document.getElementById('read-none').click()")
+        assert not page.is_checked("#read-none")
+        assert page.complaints == []
+
+
 def test_the_help_opens_and_closes_by_key(browser, report):
     with opened(browser, report) as page:
         page.keyboard.press("?")
@@ -396,6 +419,20 @@ def test_letters_and_controls_have_the_contrast_of_wcag_aa(browser, report, sche
         page.keyboard.press("?")
         poor += page.evaluate(contrast)
     assert poor == []
+
+
+def test_the_labels_of_a_correction_are_not_covered_by_their_fields(browser, report):
+    beside = """[...document.querySelectorAll('#nodule-f2 .corrections label')].filter(label => {
+        const words = document.createRange(); words.selectNode(label.firstChild);
+        const field = label.querySelector('input, select').getBoundingClientRect();
+        return words.getBoundingClientRect().right > field.left || words.getClientRects().length > 1 || field.width < 60;
+    }).map(label => label.textContent.trim())"""
+    with opened(browser, report) as page:
+        for width in (1280, 820, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            live(page, 1)
+            page.keyboard.press("c")
+            assert page.evaluate(beside) == [], width
 
 
 def test_everything_one_can_reach_has_a_name_and_a_place(browser, report):

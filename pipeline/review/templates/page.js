@@ -170,6 +170,7 @@ document.getElementById("save").addEventListener("click", save);
 document.getElementById("next").addEventListener("click", () => step(1));
 document.getElementById("previous").addEventListener("click", () => step(-1));
 document.getElementById("help").addEventListener("click", () => keysDialog.showModal());
+if (readNone) readNone.addEventListener("change", () => { sayNone(readNone.checked); changed(); showProgress(); });
 if (blindBox) blindBox.addEventListener("change", () => setBlind(blindBox.checked));
 window.addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
 
@@ -197,6 +198,7 @@ arrange();
 if (blindBox) blindBox.checked = state.blind;
 if (location.hash === "#blind") setBlind(true);
 forms.forEach(refresh);
+showProgress();
 const near = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); openViewer(entry.target); }
 }, { rootMargin: "800px" });
