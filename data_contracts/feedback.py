@@ -53,9 +53,10 @@ def _shown(line: str) -> str:
 
 #: to 0.01 mm, finer than any voxel: a coordinate in a structured report has 32 bits and comes back as it was
 _Hundredths = AfterValidator(lambda value: round(value, 2) + 0.0)
-_Millimetres = Annotated[float, Field(ge=-100_000, le=100_000, allow_inf_nan=False), _Hundredths]
+_Millimetres = Annotated[float, Field(strict=True, ge=-100_000, le=100_000, allow_inf_nan=False), _Hundredths]
 Position = tuple[_Millimetres, _Millimetres, _Millimetres]
-_Diameter = Annotated[float, Field(ge=0.1, le=300, allow_inf_nan=False), _Hundredths]
+#: a strict number: `true` is not 1 mm
+_Diameter = Annotated[float, Field(strict=True, ge=0.1, le=300, allow_inf_nan=False), _Hundredths]
 _Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 
 
@@ -138,6 +139,7 @@ class AnsweredReport(Record):
 class ReaderFeedback(Record):
     """feedback.json: the answers of one reader to one report; at most one answer a finding.
 
+    Without answers and missed nodules it says that the reader read a study without findings and misses none.
     reader: the name the reader goes by; kept as it is, without signs that hide or turn text around.
     time_utc: kept in UTC, to the millisecond. role: an adjudicator settles what readers differ on.
     model_visible_first: the reader saw what the model says before answering.
@@ -158,6 +160,11 @@ class ReaderFeedback(Record):
     answers: tuple[FindingAnswer, ...] = Field((), max_length=MAX_ANSWERS)
     missed: tuple[MissedNodule, ...] = Field((), max_length=MAX_MISSED)
     comment: str = Field("", max_length=MAX_COMMENT)
+
+    @property
+    def names_no_nodule(self) -> bool:
+        """Whether it neither answers a finding nor adds a nodule."""
+        return not self.answers and not self.missed
 
     @property
     def reader_key(self) -> str:
@@ -193,8 +200,6 @@ class ReaderFeedback(Record):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if not self.answers and not self.missed:
-            raise ValueError("answers: no finding is answered and no missed nodule is added")
         ids = [answer.finding_id for answer in self.answers]
         if len(set(ids)) < len(ids):
             raise ValueError("a finding is answered twice")

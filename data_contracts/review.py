@@ -70,11 +70,12 @@ class Finding(Record):
     instance_number: as the scanner counted; None where the header does not say. side, lobe: "" where not known.
     detection_score: of a candidate that no reader marked, 0 to 1; None for a mark.
     probability: calibrated; None where the network could not be asked (`note` says why). probability_interval: 95 % of
-    the calibration at this score. call: of the conformal set; "" where the version has no quantiles.
+    the calibration at this score; None where too few were held out. call: of the conformal set; "" where the version
+    has no quantiles.
     unfamiliar: why the network's figures may not hold for this nodule; empty where it resembles those it was judged on.
     prior: the same nodule in the study before.
     concepts: what the network reads out beside malignancy, in the concept's own unit; predictions, unlike `ratings`.
-    explanation: what stands below the map, or in its place; empty where no map was asked for.
+    explanation: what stands below the map, or in its place; empty where the network was not asked.
     key_images: files beside the report. stack: the file with the HU around the nodule that the page scrolls through.
     """
 
@@ -111,7 +112,8 @@ class Finding(Record):
 class SeriesSummary(Record):
     """The technique of a reviewed series, as a reader expects it at the head of a report.
 
-    shape_kji, affine_lps: its grid, as in SeriesRecord; None and () in reviews of before.
+    shape_kji, affine_lps: its grid, as in SeriesRecord; None and () in reviews of before. was_read: whether findings
+    could come from it; None in reviews of before.
     """
 
     series_key: str
@@ -126,6 +128,7 @@ class SeriesSummary(Record):
     findings: tuple[QualityFinding, ...] = ()
     shape_kji: tuple[int, int, int] | None = None
     affine_lps: tuple[tuple[float, float, float, float], ...] = ()
+    was_read: bool | None = None
 
 
 class StudyReview(Record):

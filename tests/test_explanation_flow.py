@@ -146,14 +146,17 @@ def test_a_report_shows_maps_only_where_they_were_asked_for_tested_for_these_wei
     assert untested.sentence.startswith("No reliable explanation: the maps of this version were not tested")
     assert "noduleflow explain 3" in untested.sentence
     verdict_of(card).write(tmp_path / "explanation.json")
-    assert map_verdict(tmp_path, card, "3", off, KEY).sentence == ""
-    assert map_verdict(tmp_path, card, "3", off, KEY).report is None
+    held = map_verdict(tmp_path, card, "3", off, KEY)
+    assert held.report is None
+    assert held.sentence.startswith("The maps of this version passed 0 sanity tests on 60 held-out nodules; none is")
+    assert "--set maps=on" in held.sentence
     assert map_verdict(tmp_path, card, "3", on, KEY).report is not None
     verdict_of(card, checkpoint_sha256="other").write(tmp_path / "explanation.json")
-    assert map_verdict(tmp_path, card, "3", on, KEY) == untested
+    assert map_verdict(tmp_path, card, "3", on, KEY) == map_verdict(tmp_path, card, "3", off, KEY) == untested
     verdict_of(card, reliable=False, reason="failed: localisation").write(tmp_path / "explanation.json")
     refused = map_verdict(tmp_path, card, "3", on, KEY)
     assert refused.report is None
+    assert refused == map_verdict(tmp_path, card, "3", off, KEY), "the verdict is told with maps off too"
     assert refused.sentence == "No reliable explanation. Sanity tests of this version's maps: failed: localisation."
 
 

@@ -31,7 +31,9 @@ from flows.cli import main
 from flows.reviewing.answers import answers_of, feedback_params, keep_answers
 from flows.reviewing.feedback import agreement_of, export_labels, open_cases, take_in
 from flows.reviewing.feedback_reports import is_dicom, read_report, write_report
+from flows.reviewing.pages import Pages
 from flows.reviewing.reader_labels import refresh_labels
+from flows.reviewing.waiting import waiting_page
 from flows.workspace import Workspace
 from pipeline.cohort.consensus import nodules_by_consensus
 from pipeline.cohort.settled import settled_candidates, without_waiting
@@ -324,3 +326,25 @@ def test_the_command_takes_lists_compares_and_exports(
     for wrong in ([], ["--sr", "x.dcm"], ["a.json", "--sr", "x.dcm", "--open"]):
         assert command(workspace, capsys, "feedback", *wrong)[0] == 2
     assert feedback_params().second_read_share == 0.1
+
+
+def test_a_study_without_findings_is_answered_by_a_reader_who_misses_nothing(workspace, tmp_path):
+    review_study(workspace, 0, 0, pictures=False)
+    nothing = answers(0, "AB", {}, comment="Read on the large screen.")
+    kept = keep_answers(workspace, nothing)
+    assert (kept.n_answers, kept.n_missed, kept.is_new) == (0, 0, True)
+    assert not keep_answers(workspace, nothing).is_new
+    assert open_cases(workspace)["second_reader"] == []
+    page = waiting_page(Pages(workspace, [study_key(0)]))
+    assert "no findings" in page and "Read again" in page and "0 of 0" not in page
+    assert export_labels(workspace, tmp_path / "labels.csv")["labels"] == 0
+    with pytest.raises(AnnotationError, match="no finding is answered"):
+        keep_answers(workspace, answers(1, "AB", {}))
+
+
+def test_the_word_that_nothing_is_missed_goes_to_the_report_that_has_no_findings(workspace):
+    review_study(workspace, 0, 0, pictures=False)
+    review_study(workspace, 0, 3, pictures=False)
+    assert keep_answers(workspace, answers(0, "AB", {})).is_new
+    ((_, report),) = answers_of(workspace).given
+    assert report.findings == ()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from answers_factory import answers, finding_id, reviewed_workspace, study_key
+from answers_factory import ELSEWHERE, answers, finding_id, reviewed_workspace, study_key
 
 from data_contracts.errors import UsageError
 from data_contracts.feedback import ReaderFeedback
@@ -297,6 +297,15 @@ def test_slow_requests_end_and_do_not_keep_others_waiting(served: Served) -> Non
         ended.append(b" 408 " in said if number % 2 else said == b"")
         raw.close()
     assert all(ended)
+
+
+def test_a_nodule_that_a_reader_added_can_be_scrolled_when_it_is_decided(served: Served) -> None:
+    added = {"missed": ({"lps_mm": ELSEWHERE, "diameter_mm": 6.0},)}
+    assert served.post(answers(2, "AB", {0: {}}, **added), 2)[0] == 201
+    assert served.post(answers(2, "CD", {0: {}}), 2)[0] == 201
+    page = served.ask("GET", f"/adjudicate/{study_key(2)}/")[2].decode()
+    (block,) = re.findall(r'id="(stack-missed-[0-9a-z]+)">', page)
+    assert f'"stack": "{block}"' in page
 
 
 def test_an_accepted_finding_returns_blind_and_differing_readers_return_to_a_third(served: Served) -> None:

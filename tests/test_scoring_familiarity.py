@@ -22,6 +22,7 @@ def held_out(n: int = 240, per_patient: int = 2, *, seed: int = 0, width: int = 
 
 def test_about_one_of_a_hundred_nodules_of_the_same_kind_is_called_unfamiliar() -> None:
     familiarity = Familiarity.of(held_out())
+    assert familiarity.why_unknown == ""
     same = np.array(held_out(2000, seed=1)["embedding"].tolist())
     flagged = np.mean([bool(words) for words in familiarity.of_nodules(same)])
     assert 0.0 < flagged < 0.03
@@ -46,6 +47,7 @@ def test_nodules_of_one_patient_do_not_make_each_other_familiar() -> None:
 def test_with_few_nodules_or_patients_nothing_is_said_of_a_nodule(n: int, per_patient: int) -> None:
     familiarity = Familiarity.of(held_out(n, per_patient))
     assert not familiarity.is_known
+    assert "is not known" in familiarity.why_unknown and f"{n} held-out nodules" in familiarity.why_unknown
     assert familiarity.of_nodules(np.eye(16)[5:7]) == ["", ""]
 
 

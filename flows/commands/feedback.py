@@ -69,7 +69,10 @@ def _taken(record: dict[str, Any]) -> list[str]:
     if len(record["files"]) == 1:
         added = f" and {record['missed']} missed nodules" if record["missed"] else ""
         word = "kept" if record["files"][0]["is_new"] else "were kept before"
-        lines.append(f"{record['answers']} answers{added} of one reader {word} in {record['stored']}")
+        given = f"{record['answers']} answers{added}"
+        if not record["answers"] and not record["missed"]:
+            given = "read without findings, nothing missed: the word"
+        lines.append(f"{given} of one reader {word} in {record['stored']}")
     else:
         new = sum(item["is_new"] for item in record["files"])
         lines.append(

@@ -29,7 +29,7 @@ from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.review.answers.cases import Case, cases_of
 from pipeline.review.answers.opinions import Opinion, answered_report, is_mark, mark_id, opinions_of
 from pipeline.review.answers.second_reads import due_second_reads
-from pipeline.review.feedback import check_added, check_feedback
+from pipeline.review.feedback import check_added, check_feedback, check_names_a_nodule
 
 #: further ahead of our clock no answer can be; a clock that is wrong by less harms the own last word alone
 _CLOCK = timedelta(days=366)
@@ -109,6 +109,7 @@ def keep_answers(workspace: Workspace, feedback: ReaderFeedback, *, where: str =
 def answered_or_present(workspace: Workspace, feedback: ReaderFeedback) -> tuple[ReaderFeedback, AnsweredReport]:
     """The answers, every missed nodule with its series, and the report they answer: an earlier one where it must be."""
     report = _report_for(workspace.reviews_root / feedback.study_key, feedback)
+    check_names_a_nodule(feedback, report)
     return _with_series(feedback, report), report
 
 
@@ -156,7 +157,8 @@ def _report_for(folder: Path, feedback: ReaderFeedback) -> AnsweredReport:
     files = sorted(folder.glob("answerable/*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name))
     for report in (present, *(AnsweredReport.read(file) for file in reversed(files))):
         known = {finding.finding_id for finding in report.findings}
-        if report.model_version == feedback.model_version and wanted <= known:
+        fits = wanted <= known and not (feedback.names_no_nodule and known)
+        if report.model_version == feedback.model_version and fits:
             return report
     return present
 

@@ -110,8 +110,8 @@ def _keep(pages: Pages, reading: str, key: str, body: bytes) -> tuple[JSONRespon
     except NoduleflowError as error:
         return refused(error.line(), 409 if isinstance(error, UsageError) else 422), None
     n = kept.n_answers + kept.n_missed
-    word = "answer is" if n == 1 else "answers are"
-    message = f"{n} {word} stored." if kept.is_new else f"{n} {word} stored already; nothing changed."
+    words = f"{n} {'answer is' if n == 1 else 'answers are'}" if n else "That nothing is missed is"
+    message = f"{words} stored." if kept.is_new else f"{words} stored already; nothing changed."
     record = {"message": message, "stored": True, "new": kept.is_new, "answers": kept.n_answers}
     return JSONResponse({**record, "missed": kept.n_missed}, 201 if kept.is_new else 200), kept
 

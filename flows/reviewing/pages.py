@@ -21,7 +21,7 @@ from pipeline.review.answers.cases import Case
 from pipeline.review.answers.second_reads import companions
 from pipeline.review.html import render_study
 from pipeline.review.key_images import key_image_name, render_key_images
-from pipeline.review.stack import pack_stack
+from pipeline.review.stack import pack_stack, stack_name
 
 Reading = Literal["study", "blind", "second", "adjudicate"]
 #: how a page says in what way it is read, by the beginning of its address
@@ -101,6 +101,7 @@ class Pages:
             measurement=Measurement(mean_diameter_mm=mark.diameter_mm, method=_BY_READER),
             probability=None,
             source="reader",
+            stack=stack_name(case.finding_id) if volume else "",
         )
 
     def _rendered(self, review: StudyReview) -> str:

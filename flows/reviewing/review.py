@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from flows.running.opaque import Heard, Opaque
 from flows.running.runners import ConfiguredRunner, completed
 from flows.workspace import Workspace
 from pipeline.review.assessment import assess
+from pipeline.review.cutting import short_text
 from pipeline.review.html import render_study
 from pipeline.review.pdf import render_study_pdf
 
@@ -61,10 +63,10 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
         model_version=asked.number,
         model=asked.card,
         evaluation_summary=asked.summary(),
-        series=tuple(_series_summary(record) for record in records),
+        series=tuple(_series_summary(record, record.series_key in reading.scans) for record in records),
         findings=tuple(reading.findings),
         origin_of_findings=_origin(reading),
-        not_examined=_not_examined(reading, previous),
+        not_examined=not_examined(reading, previous, records),
         unfamiliar=tuple(reading.unfamiliar),
         context=context,
         guidelines=guidelines,
@@ -125,13 +127,21 @@ def _origin(reading: StudyReading) -> str:
     return f"Annotations of {readers} reader{'s' if readers != 1 else ''} ({sources})."
 
 
-def _not_examined(reading: StudyReading, previous: Previous) -> tuple[str, ...]:
+def not_examined(reading: StudyReading, previous: Previous, records: Sequence[SeriesRecord]) -> tuple[str, ...]:
+    """What a review leaves open, a sentence each; series that were not read have their number in the report."""
     places = (MARKED_ONLY,) if reading.search is None else reading.search.not_examined
-    return (*places, *NOT_EXAMINED) if previous.study_key else (*places, *NOT_EXAMINED, NO_PRIOR)
+    unread = tuple(
+        f"Series {number} of the study ({short_text(record.kernel) or 'no kernel stated'}, {record.n_slices} slices): "
+        "not read."
+        for number, record in enumerate(records, start=1)
+        if record.series_key not in reading.scans
+    )
+    return (*places, *unread, *NOT_EXAMINED, *(() if previous.study_key else (NO_PRIOR,)))
 
 
-def _series_summary(record: SeriesRecord) -> SeriesSummary:
-    return SeriesSummary(**{name: getattr(record, name) for name in SeriesSummary.model_fields})
+def _series_summary(record: SeriesRecord, was_read: bool) -> SeriesSummary:
+    names = [name for name in SeriesSummary.model_fields if name != "was_read"]
+    return SeriesSummary(**{name: getattr(record, name) for name in names}, was_read=was_read)
 
 
 @step("watch-drift")

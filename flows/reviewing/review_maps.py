@@ -31,9 +31,10 @@ class MapVerdict:
 
 
 def map_verdict(run_folder: Path, card: ModelCard, version: str, params: ReviewParams, key: bytes) -> MapVerdict:
-    """Whether maps were asked for, were tested for exactly these weights, and held. key: of the audit."""
-    if not params.maps:
-        return MapVerdict("")
+    """Whether maps were asked for, were tested for exactly these weights, and held. key: of the audit.
+
+    What the tests gave is said with maps off too; it costs reading one record.
+    """
     untested = f"the maps of this version were not tested (`noduleflow explain {version}` does it)"
     try:
         report = ExplanationReport.read(run_folder / EXPLANATION_FILE)
@@ -45,10 +46,14 @@ def map_verdict(run_folder: Path, card: ModelCard, version: str, params: ReviewP
         return MapVerdict(f"{NO_EXPLANATION}: {untested}.")
     if not report.reliable:
         return MapVerdict(f"{NO_EXPLANATION}. Sanity tests of this version's maps: {report.reason}.")
+    passed = f"The maps of this version passed {len(report.tests)} sanity tests on {report.n_nodules} held-out nodules"
+    if not params.maps:
+        return MapVerdict(
+            f"{passed}; none is drawn, because maps are off (`noduleflow review --set maps=on` draws them)."
+        )
     sentence = (
-        f"{_METHODS.get(report.method, report.method)}, red where the picture speaks most for malignancy. The maps of "
-        f"this version passed {len(report.tests)} sanity tests on {report.n_nodules} held-out nodules; they show where "
-        "the network looked, not where disease is."
+        f"{_METHODS.get(report.method, report.method)}, red where the picture speaks most for malignancy. "
+        f"{passed}; they show where the network looked, not where disease is."
     )
     return MapVerdict(sentence, report)
 

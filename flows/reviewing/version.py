@@ -88,6 +88,7 @@ class ReviewingVersion:
         return lines
 
     def warnings(self) -> tuple[str, ...]:
-        """The evaluation's warnings; that of random weights has a banner of its own on the page."""
+        """That familiarity is not known, and the evaluation's warnings; random weights have a banner of their own."""
+        unknown = (self.familiarity.why_unknown,) * (not self.familiarity.is_known)
         lines = self.report.warnings
-        return tuple(line for line in lines if self.report.pretrained or "random numbers" not in line)
+        return unknown + tuple(line for line in lines if self.report.pretrained or "random numbers" not in line)

@@ -36,7 +36,7 @@ def waiting_page(pages: Pages) -> str:
             study_key=key,
             created=created[:16].replace("T", " "),
             version=version,
-            findings=f"{n_answered} of {len(findings)} answered",
+            findings=f"{n_answered} of {len(findings)} answered" if findings else "no findings",
             readers=", ".join(sorted(readers.get(key, ()))),
             address=f"{pages.first_reading}/{key}/",
             action="Read",
@@ -55,7 +55,7 @@ def waiting_page(pages: Pages) -> str:
             WaitingPart("To read", first, tuple(to_read)),
             WaitingPart("Second reading", "Without the model and without earlier answers.", tuple(second)),
             WaitingPart("To decide", "Readers differ; somebody else decides.", tuple(to_decide)),
-            WaitingPart("Answered", "Every finding has an answer.", tuple(done)),
+            WaitingPart("Answered", "Every finding has an answer, or a reader says that there is none.", tuple(done)),
         )
     )
 

@@ -94,6 +94,21 @@ def check_feedback(feedback: ReaderFeedback, review: StudyReview | AnsweredRepor
             )
 
 
+def check_names_a_nodule(feedback: ReaderFeedback, report: AnsweredReport) -> None:
+    """Refuse answers without any, unless the report has no findings: then they say that nothing is missed.
+
+    Raises
+    ------
+    AnnotationError: the report has findings.
+    """
+    if feedback.names_no_nodule and report.findings:
+        raise AnnotationError(
+            "answers: no finding is answered and no missed nodule is added",
+            where=feedback.study_key[:64],
+            todo="Answer at least one finding.",
+        )
+
+
 def check_added(feedback: ReaderFeedback, report: AnsweredReport) -> None:
     """Refuse a missed nodule in a series that the report does not have, or on a finding that the reader did not reject.
 
@@ -179,8 +194,13 @@ def latest_labels(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def export_labels(labels: pd.DataFrame, path: Path) -> None:
     """Write labels as CSV, whole or not at all; text that a spreadsheet would run as a formula is disarmed."""
     safe = labels.copy()
-    for column in safe.columns[[pd.api.types.is_string_dtype(kind) for kind in safe.dtypes]]:
-        safe[column] = safe[column].map(lambda text: f"'{text}" if str(text).startswith(("=", "+", "-", "@")) else text)
+    for column in safe.columns:
+        safe[column] = safe[column].map(_disarmed)
     buffer = io.StringIO()
     safe.to_csv(buffer, index=False, lineterminator="\n")
     write_bytes_atomic(path, buffer.getvalue().encode())
+
+
+def _disarmed(value: object) -> object:
+    """A number is no formula, whatever its sign and whatever the type of its column."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value

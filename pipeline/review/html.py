@@ -14,12 +14,11 @@ from data_contracts.guidelines import LungRads
 from data_contracts.model_card import BONE_WINDOW, LUNG_WINDOW, MEDIASTINAL_WINDOW
 from data_contracts.review import Finding, StudyReview
 from pipeline.review import wording, wording_guidelines
+from pipeline.review.answers.blind import head_to_feet
+from pipeline.review.cutting import not_endless, short_text
 from pipeline.review.key_images import KEY_VIEWS, MAP_VIEWS, VIEWS, view_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-#: No text of a review needs more; a header can hold 64 KB.
-_LONGEST_TEXT = 1500
 
 #: Keys and gestures for the help on the page: title, then (keys, what they do).
 KEYS: list[tuple[str, list[tuple[tuple[str, ...], str]]]] = [
@@ -82,7 +81,7 @@ def render_study(review: StudyReview, images: dict[str, bytes], stacks: dict[str
     shown = {finding.stack: (stacks or {}).get(finding.stack) for finding in findings if finding.stack}
     held = {name: Markup(base64.b64encode(content).decode()) for name, content in shown.items() if content}
     environment = page_environment().overlay(finalize=_not_endless)
-    environment.globals.update(wording=wording, guiding=wording_guidelines)
+    environment.globals.update(short_text=short_text, wording=wording, guiding=wording_guidelines)
     style = read_template("report.css") + read_template("study.css")
     script = '"use strict";\n' + "".join(read_template(name) for name in ("viewer.js", "answers.js", "page.js"))
     return environment.get_template("study.html.j2").render(
@@ -108,7 +107,7 @@ def render_study(review: StudyReview, images: dict[str, bytes], stacks: dict[str
 
 def _answer_data(review: StudyReview, findings: list[Finding], stacks: dict[str, Markup]) -> dict[str, Any]:
     """What the page's script knows: keys, places, grids and windows; no figure of the model."""
-    by_place = sorted(findings, key=lambda finding: (finding.series_key, finding.slice_number, finding.finding_id))
+    by_place = head_to_feet(findings)
     return {
         "study_key": review.study_key,
         "model_version": review.model_version,
@@ -160,10 +159,8 @@ def plain_environment() -> jinja2.Environment:
 
 
 def _not_endless(value: object) -> object:
-    """Text of a header or a note, cut where it would fill pages."""
-    if type(value) is not str or len(value) <= _LONGEST_TEXT:
-        return value
-    return value[:_LONGEST_TEXT] + " ..."
+    """Text cut where it would fill pages; Markup is ours."""
+    return not_endless(value) if type(value) is str else value
 
 
 def _without_hidden_signs(value: object) -> object:

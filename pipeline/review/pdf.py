@@ -11,6 +11,7 @@ from reportlab.platypus import Flowable, PageBreak, Paragraph, SimpleDocTemplate
 
 from data_contracts.review import Finding, StudyReview
 from pipeline.review import wording, wording_guidelines
+from pipeline.review.cutting import short_text
 from pipeline.review.key_images import VIEWS, view_of
 from pipeline.review.pdf_parts import (
     BODY,
@@ -23,6 +24,7 @@ from pipeline.review.pdf_parts import (
     MARGIN,
     MODEL,
     PLAIN,
+    REMARK,
     SECTION,
     SIZE,
     SMALL,
@@ -121,8 +123,9 @@ def _summary(review: StudyReview, findings: list[Finding]) -> list[Flowable]:
 
 def _technique(review: StudyReview) -> list[Flowable]:
     left: list[Flowable] = []
-    for series in review.series:
-        left += [text("SERIES", SECTION), rows(wording.technique_rows(series), _HALF)]
+    for number, series in enumerate(review.series, start=1):
+        title = f"SERIES {number}" if len(review.series) > 1 else "SERIES"
+        left += [text(title, SECTION), rows(wording.technique_rows(series), _HALF)]
         left.append(text("IMAGE QUALITY", SECTION))
         sentences = wording.quality_sentences(series) or ["The checks found nothing to report."]
         left += [text(sentence) for sentence in sentences]
@@ -139,7 +142,7 @@ def _technique(review: StudyReview) -> list[Flowable]:
     sources = wording_guidelines.sources(review)
     if sources:
         story.append(text("GUIDELINES: SOURCES", SECTION))
-        story += [text(f"{name}: {source}", SMALL, longest=600) for name, source in sources]
+        story += [text(f"{name}: {source}", SMALL) for name, source in sources]
         story.append(text(wording_guidelines.UNVERIFIED_DETAIL, SMALL))
     return story
 
@@ -213,8 +216,7 @@ def _nodule_page(
         left.append(text("SINCE THE STUDY BEFORE", SECTION))
         prior = wording_guidelines.prior_rows(finding)
         left.append(rows(prior, _HALF) if prior else text("No counterpart in the study before."))
-    if finding.explanation:
-        left += [text("WHERE THE NETWORK LOOKED", SECTION), text(finding.explanation)]
+    left += [text("WHERE THE NETWORK LOOKED", SECTION), text(wording.explanation_sentence(finding))]
     lines = wording_guidelines.nodule_guideline_lines(review, finding)
     if lines:
         right += [text("GUIDELINES", SECTION), *_guidelines(lines)]
@@ -226,7 +228,9 @@ def _nodule_page(
         ratings = "; ".join(f"{name} {value}" for name, value in wording.reader_rows(finding))
         left.append(text(ratings))
     right.append(text("NOTES", SECTION))
-    right += [text(note, DENSE) for note in (*wording.note_sentences(finding), f"Marked by: {finding.source}")]
+    right += [
+        text(note, DENSE) for note in (*wording.note_sentences(finding), f"Marked by: {short_text(finding.source)}")
+    ]
     head = _head(finding, number, n_findings)
     return [*head, grid, Spacer(1, 2), columns(left, right), Spacer(1, 8), _answer_line()]
 
@@ -258,6 +262,7 @@ def _guidelines(lines: list[wording_guidelines.GuidelineLine]) -> list[Flowable]
         words = f"{line.reason}{f'. {line.management}' if line.management else ''}"
         name, answer = markup(line.name), markup(line.answer + trust)
         story.append(Paragraph(f'<font color="#51606e">{name}</font> <b>{answer}</b><br/>{markup(words)}', DENSE))
+        story += [text(remark, REMARK) for remark in wording.remarks(line)]
     return story
 
 

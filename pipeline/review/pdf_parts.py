@@ -20,6 +20,7 @@ from reportlab.pdfbase.ttfonts import TTFont
 from reportlab.platypus import Flowable, Image, Paragraph, Table, TableStyle
 
 from pipeline.review import wording
+from pipeline.review.cutting import not_endless
 
 #: pictures as bytes: as text they take twice the time and a quarter more room
 rl_config.useA85 = 0
@@ -36,6 +37,7 @@ MODEL, IMAGE, SIZE = (colors.HexColor(code) for code in ("#0b5c8a", "#5b8db0", "
 BODY = ParagraphStyle("body", fontName="Helvetica", fontSize=9, leading=12.5, textColor=INK, splitLongWords=1)
 SMALL = ParagraphStyle("small", parent=BODY, fontSize=8, leading=10.5, textColor=SOFT)
 DENSE = ParagraphStyle("dense", parent=BODY, fontSize=8, leading=10.2)
+REMARK = ParagraphStyle("remark", parent=DENSE, fontSize=7, leading=8.6, textColor=SOFT)
 LABEL = ParagraphStyle("label", parent=BODY, textColor=SOFT)
 BOLD = ParagraphStyle("bold", parent=BODY, fontName="Helvetica-Bold")
 TITLE = ParagraphStyle("title", parent=BODY, fontName="Helvetica-Bold", fontSize=16, leading=20)
@@ -56,19 +58,18 @@ _BANNER = {
     "info": (TINT, INK),
 }
 
-#: Longest text that is set in full; a hostile header string must not fill a page.
-_LONGEST_TEXT = 400
 
-
-def text(words: str, style: ParagraphStyle = BODY, *, longest: int = _LONGEST_TEXT) -> Paragraph:
+def text(words: str, style: ParagraphStyle = BODY) -> Paragraph:
     """Words as they are, whatever they hold."""
-    return Paragraph(markup(words, longest=longest), style)
+    return Paragraph(markup(words), style)
 
 
-def markup(words: str, *, longest: int = _LONGEST_TEXT) -> str:
-    """Escaped text; letters that the PDF's standard fonts lack are set in DejaVu Sans."""
-    short = words if len(words) <= longest else words[:longest] + " ..."
-    clean = "".join(letter if letter.isprintable() else " " for letter in short)
+def markup(words: str) -> str:
+    """Escaped text; letters that the PDF's standard fonts lack are set in DejaVu Sans.
+
+    What comes from headers has been cut where it was worded; a report's own sentences are said to their end.
+    """
+    clean = "".join(letter if letter.isprintable() else " " for letter in not_endless(words))
     if latin(clean) == clean:
         return escape(clean)
     return f'<font name="{_wide_font()}">{escape(clean)}</font>'
@@ -107,7 +108,7 @@ def banner(shown: wording.Banner) -> Table:
     ground, ink = _BANNER[shown.level]
     style = ParagraphStyle("banner", parent=BODY, textColor=ink)
     title = ParagraphStyle("banner title", parent=BOLD, textColor=ink)
-    box = Table([[[text(shown.title, title), text(shown.text, style, longest=900)]]], colWidths=[WIDTH])
+    box = Table([[[text(shown.title, title), text(shown.words, style)]]], colWidths=[WIDTH], splitInRow=1)
     box.setStyle(TableStyle([("BACKGROUND", (0, 0), (-1, -1), ground), ("ROUNDEDCORNERS", [4, 4, 4, 4])]))
     return box
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from data_contracts.concepts import concept_title, concept_words
+from data_contracts.explanation import NO_EXPLANATION
 from data_contracts.nodules import RATINGS
 from data_contracts.review import Finding, SeriesSummary, StudyReview
-from pipeline.review.wording_guidelines import TYPE_WORDS
+from pipeline.review.cutting import short_note, short_text
+from pipeline.review.wording_guidelines import TYPE_WORDS, GuidelineLine
 
 NOT_DIAGNOSTIC = "Not for diagnostic use"
 NOT_DIAGNOSTIC_DETAIL = (
@@ -25,15 +27,22 @@ UNFAMILIAR = "Outside what the model was judged on: its figures may not hold her
 
 @dataclass(frozen=True)
 class Banner:
-    """Something that stands above everything else; `level` is "info", "warning" or "alarm"."""
+    """Something that stands above everything else; `level` is "info", "warning" or "alarm".
+
+    nodules: (number, finding_id) of those that it speaks of; the page numbers them anew where the model is hidden.
+    """
 
     level: str
     title: str
     text: str
+    nodules: tuple[tuple[int, str], ...] = ()
 
+    @property
+    def words(self) -> str:
+        """The whole text, for paper."""
+        named = ", ".join(f"nodule {number}" for number, _ in self.nodules)
+        return f"{self.text} See {named}.".strip() if named else self.text
 
-#: DICOM's longest short text is 64 characters; what is longer is an attack or an accident.
-_LONGEST_HEADER_TEXT = 100
 
 Rows = list[tuple[str, str]]
 
@@ -43,14 +52,14 @@ CONCEPT_HEADING = "Predicted by the network, not rated"
 def banners(review: StudyReview) -> list[Banner]:
     """Banners at the head of the report, most important first."""
     shown = []
-    strangers = [number for number, finding in enumerate(sorted_findings(review), start=1) if finding.unfamiliar]
+    numbered = enumerate(sorted_findings(review), start=1)
+    strangers = tuple((number, finding.finding_id) for number, finding in numbered if finding.unfamiliar)
     if review.unfamiliar or strangers:
-        which = f"Nodule {', '.join(map(str, strangers))}: see there." if strangers else ""
-        shown.append(Banner("warning", UNFAMILIAR, " ".join((*dict.fromkeys(review.unfamiliar), which)).strip()))
+        shown.append(Banner("warning", UNFAMILIAR, " ".join(dict.fromkeys(review.unfamiliar)), strangers))
     if not review.model.pretrained:
         shown.append(Banner("alarm", UNTRAINED, UNTRAINED_DETAIL))
     shown.append(Banner("info", NOT_DIAGNOSTIC, NOT_DIAGNOSTIC_DETAIL))
-    notes = dict.fromkeys((*review.warnings, *review.model.warnings))
+    notes = dict.fromkeys(map(short_note, (*review.warnings, *review.model.warnings)))
     if notes:
         shown.append(Banner("warning", "Please note", " ".join(notes)))
     return shown
@@ -84,11 +93,6 @@ def millimetres(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.1f} mm"
 
 
-def short_text(text: str) -> str:
-    """Header text as a cell can hold it."""
-    return text if len(text) <= _LONGEST_HEADER_TEXT else text[:_LONGEST_HEADER_TEXT] + " ..."
-
-
 def technique_rows(series: SeriesSummary) -> Rows:
     """How the series was made, as stands at the head of a radiology report."""
     k, j, i = series.spacing_kji_mm
@@ -103,7 +107,14 @@ def technique_rows(series: SeriesSummary) -> Rows:
         ("Contrast", contrast[series.contrast]),
         ("Site", short_text(series.site) or "not stated"),
         ("Series key", series.series_key),
+        *_reading_row(series),
     ]
+
+
+def _reading_row(series: SeriesSummary) -> Rows:
+    if series.was_read is None:
+        return []
+    return [("Read", "yes" if series.was_read else "no: the findings come from another series of the study")]
 
 
 def quality_sentences(series: SeriesSummary) -> list[str]:
@@ -191,14 +202,21 @@ def slice_words(finding: Finding, n_slices: int | None) -> str:
 
 
 def probability_sentence(finding: Finding) -> str:
-    """The interval of the probability and the call of the conformal set; "" where neither is known."""
+    """The interval of the probability, or that it is not known, and the call of the conformal set."""
     parts = []
     if finding.probability is not None and finding.probability_interval is not None:
         low, high = finding.probability_interval
         parts.append(f"95 % interval {percent(low)} to {percent(high)}.")
+    elif finding.probability is not None:
+        parts.append("95 % interval not known: too few held-out patients or nodules.")
     if finding.call:
         parts.append(_CALLS[finding.call])
     return " ".join(parts)
+
+
+def explanation_sentence(finding: Finding) -> str:
+    """What stands with the map or in its place; a report never leaves it open."""
+    return finding.explanation or f"{NO_EXPLANATION}: none was made for this nodule."
 
 
 def probability_rows(finding: Finding) -> list[tuple[str, float | None, str]]:
@@ -246,8 +264,13 @@ def note_sentences(finding: Finding) -> list[str]:
     if finding.probability is None and not finding.note:
         notes.append("The network gave no probability for this nodule.")
     if finding.note:
-        notes.append(finding.note)
+        notes.append(short_note(finding.note))
     return notes
+
+
+def remarks(line: GuidelineLine) -> list[str]:
+    """What could still change a guideline's answer, and its notes."""
+    return [f"Not assessed: {line.open_questions}"] * bool(line.open_questions) + list(line.notes)
 
 
 def context_rows(review: StudyReview) -> Rows:

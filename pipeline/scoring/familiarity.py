@@ -28,28 +28,45 @@ _MIN_SERIES = 20
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """Held-out nodules as unit vectors (n, width), and their own distances (n,), sorted; empty where too few."""
+    """Held-out nodules as unit vectors (n, width), and their own distances (n,), sorted; empty where too few.
+
+    n_nodules, n_patients: how many were held out.
+    """
 
     vectors: Floats
     distances: Floats
     acquired: pd.DataFrame
+    n_nodules: int
+    n_patients: int
 
     @classmethod
     def of(cls, held_out: pd.DataFrame) -> Familiarity:
         """From a REFERENCE_TABLE."""
         acquired = held_out.drop_duplicates("series")
         patients = held_out["patient"].to_numpy()
-        if len(held_out) < MIN_NODULES or len(np.unique(patients)) < MIN_PATIENTS:
-            return cls(np.empty((0, 0)), np.empty(0), acquired)
+        counts = (len(held_out), len(np.unique(patients)))
+        if counts[0] < MIN_NODULES or counts[1] < MIN_PATIENTS:
+            return cls(np.empty((0, 0)), np.empty(0), acquired, *counts)
         vectors = _unit(np.array(held_out["embedding"].tolist(), dtype=np.float64))
         squared = np.maximum(2.0 - 2.0 * vectors @ vectors.T, 0.0)
         squared[patients[:, None] == patients[None, :]] = np.inf
-        return cls(vectors, np.sort(_kth(squared)), acquired)
+        return cls(vectors, np.sort(_kth(squared)), acquired, *counts)
 
     @property
     def is_known(self) -> bool:
         """Whether there are enough held-out nodules to say anything of a nodule."""
         return len(self.distances) > 0
+
+    @property
+    def why_unknown(self) -> str:
+        """Why it cannot be told whether a nodule is familiar, in a sentence; "" where it can."""
+        if self.is_known:
+            return ""
+        return (
+            "Whether the images are familiar to the model is not known: it was judged on "
+            f"{self.n_nodules} held-out nodules of {self.n_patients} patients, and {MIN_NODULES} of {MIN_PATIENTS} are "
+            "needed to tell."
+        )
 
     def p_values(self, embeddings: Floats) -> Floats:
         """(n,) share of held-out nodules that are as far from the others as each of (n, width); 1 where not known."""

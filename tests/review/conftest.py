@@ -158,6 +158,7 @@ def told_review(study_review: StudyReview) -> StudyReview:
         update={
             "stack": stack_name("f1"), "call": "uncertain", "probability_interval": (0.08, 0.44),
             "unfamiliar": "Its slices are thicker than any it was judged on.", "slice_number": 60,
+            "lps_mm": (10.0, -20.0, -88.0),
         }
     )  # fmt: skip
     measurement = f2.measurement.model_copy(

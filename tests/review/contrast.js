@@ -1,4 +1,4 @@
-// Every visible element with text of its own, and every field by its edge, against the ground below it (WCAG 2.1, 1.4.3
+// Every visible element with text of its own, every placeholder, and every field by its edge, against the ground below it (WCAG 2.1, 1.4.3
 // and 1.4.11); what is disabled is exempt. Gives those that are too faint.
 () => {
   const parse = (text) => { const n = text.match(/[\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; };
@@ -26,6 +26,11 @@
       const ink = parse(style.color);
       const value = ratio(over([...ink.slice(0, 3), ink[3] * fade], below), below);
       if (fade > 0 && value < (large ? 3 : 4.5)) found.push(["text", element.tagName, element.className, element.textContent.trim().slice(0, 30), value.toFixed(2)]);
+    }
+    if (element.placeholder && !element.value) {
+      const hint = getComputedStyle(element, "::placeholder"), ink = parse(hint.color);
+      const value = ratio(over([...ink.slice(0, 3), ink[3] * fade * Number(hint.opacity)], below), below);
+      if (value < 4.5) found.push(["placeholder", element.tagName, element.name, element.placeholder, value.toFixed(2)]);
     }
     if (isField) {
       const around = ground(element.parentElement);

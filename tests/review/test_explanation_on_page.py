@@ -76,8 +76,9 @@ def test_the_head_is_at_the_top_of_a_volumes_coronal_and_sagittal_maps():
     assert map_planes(maps[:3] * 0 + 1, "3d")["map-axial"].shape == (8, 8)
 
 
-def test_without_being_asked_the_page_says_nothing_of_maps(study_review, key_images):
-    assert "Where the network looked" not in text_of(render_study(study_review, key_images))
+def test_a_nodule_that_was_not_explained_is_said_to_have_no_reliable_explanation(study_review, key_images):
+    page = text_of(render_study(study_review, key_images))
+    assert page.count("No reliable explanation: none was made for this nodule.") == len(study_review.findings)
 
 
 def test_the_sentence_stands_in_the_place_of_the_map_on_page_and_paper(study_review, key_images):

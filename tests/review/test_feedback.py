@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from data_contracts.errors import AnnotationError
-from data_contracts.feedback import FindingAnswer, ReaderFeedback
+from data_contracts.feedback import FindingAnswer, MissedNodule, ReaderFeedback
 from pipeline.review.feedback import (
     LABEL_COLUMNS,
     check_feedback,
@@ -73,6 +73,16 @@ def test_exported_labels_hold_no_formula(feedback, study_review, tmp_path):
     assert table["malignant"].tolist()[0] == 1
 
 
+def test_an_exported_nodule_behind_the_origin_keeps_its_numbers(feedback, study_review, tmp_path):
+    missed = MissedNodule(lps_mm=(12.5, -100.0, -210.25), diameter_mm=5.0, series_key="0123456789abcdef")
+    given = feedback.model_copy(update={"missed": (missed,)})
+    export_labels(latest_labels([feedback_labels(given, study_review)]), tmp_path / "labels.csv")
+    table = pd.read_csv(tmp_path / "labels.csv")
+    (row,) = table[table["answer"] == "missed"].to_dict("records")
+    assert (row["x_mm"], row["y_mm"], row["z_mm"]) == (12.5, -100.0, -210.25)
+    assert table["y_mm"].dtype.kind == "f"
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -90,7 +100,6 @@ def test_answers_to_another_report_are_refused(feedback, study_review, change, w
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"answers": []}, "answers"),
         ({"reader": ""}, "reader"),
         ({"time_utc": "yesterday"}, "time_utc"),
         ({"time_utc": "2026-11-21T08:30:00"}, "time zone"),
@@ -114,6 +123,9 @@ def test_a_file_that_breaks_the_contract_is_refused_in_one_line(feedback, tmp_pa
         {"answer": "accept", "diameter_mm": 4.0},
         {"answer": "correct"},
         {"answer": "correct", "diameter_mm": -1.0},
+        {"answer": "correct", "diameter_mm": True},
+        {"answer": "correct", "diameter_mm": "6.5"},
+        {"answer": "correct", "lps_mm": (True, 0.0, 0.0)},
         {"answer": "correct", "diameter_mm": 1e9},
         {"answer": "accept", "reason": "vessel"},
         {"answer": "reject", "reason": "<script>"},
@@ -121,7 +133,7 @@ def test_a_file_that_breaks_the_contract_is_refused_in_one_line(feedback, tmp_pa
 )
 def test_answers_that_contradict_themselves_are_refused(change):
     body = {"finding_id": "f1", "nodule_id": "n1", **change}
-    with pytest.raises(ValueError, match=r"answer|diameter|reason|malignant|correct"):
+    with pytest.raises(ValueError, match=r"answer|diameter|reason|malignant|correct|lps_mm"):
         FindingAnswer.model_validate(body)
 
 

@@ -18,6 +18,7 @@ from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.review.answers.agreement import (
     STRATA,
     agreement,
+    agreement_lines,
     intraclass_correlation,
     kappa,
     limits_of_agreement,
@@ -259,3 +260,31 @@ def test_agreement_is_told_overall_and_by_what_was_seen_first(reports: dict[int,
         figure = figures[stratum]["kappa_nodule"]
         assert figure.low <= figure.value <= figure.high
     assert agreement(reading_pairs(cases(reports, *given).values())) == figures
+
+
+def test_a_kappa_of_few_patients_or_of_one_kind_of_resample_has_no_interval() -> None:
+    one, other = np.array([0, 1, 1, 0, 1, 0, 1]), np.array([1, 1, 1, 1, 1, 1, 1])
+    few = kappa(one, other, np.repeat(["a", "b"], [3, 4]).astype(object), 2, ordered=False, seed=0)
+    assert few.value == 0 and few.low is None and "fewer than 5 patients" in few.note
+    alike = kappa(one, other, np.arange(7).astype(object), 2, ordered=False, seed=0)
+    assert alike.value == 0 and alike.low is None and "alike" in alike.note
+    figures = {name: {"kappa_nodule": alike} for name in STRATA}
+    assert "0.000, interval not known (n = 7)" in agreement_lines(figures)[1]
+
+
+def test_who_only_says_that_the_images_allow_no_answer_is_not_silent_on_an_added_nodule(
+    reports: dict[int, AnsweredReport],
+) -> None:
+    unclear = {"answer": "correct", "reason": "technique"}
+    found = cases(reports, answers(0, "AB", {0: {}}, **added()), answers(0, "CD", {0: unclear}))
+    (mark,) = [case for case in found.values() if case.marks]
+    assert mark.standing == "single" and [item.said for item in mark.opinions] == ["missed"]
+
+
+def test_who_read_a_study_and_named_nothing_is_silent_on_a_nodule_that_another_adds(
+    reports: dict[int, AnsweredReport],
+) -> None:
+    found = cases(reports, answers(0, "AB", {}, **added()), answers(0, "CD", {}))
+    (mark,) = found.values()
+    assert mark.standing == "differs" and [item.said for item in mark.opinions] == ["missed", "absent"]
+    assert cases(reports, answers(0, "CD", {})) == {}

@@ -181,6 +181,17 @@ def test_what_is_outside_the_models_experience_comes_first(told_review, key_imag
     assert "Its slices are thicker than any it was judged on." in text
 
 
+def test_an_interval_that_is_not_known_and_the_series_that_were_not_read_are_named(told_review, key_images, tmp_path):
+    bare = [item.model_copy(update={"probability_interval": None}) for item in told_review.findings]
+    read = told_review.series[0].model_copy(update={"was_read": True})
+    unread = read.model_copy(update={"series_key": "fedcba9876543210", "kernel": "B40f", "was_read": False})
+    review = told_review.model_copy(update={"findings": tuple(bare), "series": (read, unread)})
+    page = render_study(review, key_images)
+    assert page.count("95 % interval not known: too few held-out patients or nodules.") == 2, "one has no probability"
+    assert page.count("<dt>Read</dt><dd>yes</dd>") == 1
+    assert page.count("<dt>Read</dt><dd>no: the findings come from another series of the study</dd>") == 1
+
+
 def test_a_page_says_interval_call_type_prior_and_guidelines(told_review, key_images, stacks):
     page = _Page(render_study(told_review, key_images, stacks))
     text = " ".join(page.text.split())

@@ -79,6 +79,21 @@ def test_the_paper_says_what_the_page_says(told_review, key_images, tmp_path):
     assert "nodule f2" not in text
 
 
+def test_the_paper_says_to_the_end_what_the_program_says_and_cuts_headers_alone(told_review, key_images, tmp_path):
+    origin = (
+        f"The lungs were searched. {'It found 9 of 10 nodules at 1.0 false marks a scan. ' * 12}No reader has looked."
+    )
+    series = told_review.series[0].model_copy(update={"kernel": "B70f" * 200})
+    study = told_review.guidelines.lung_rads.model_copy(update={"notes": ("Read it with the scan of before.",)})
+    guidelines = told_review.guidelines.model_copy(update={"lung_rads": study})
+    update = {"origin_of_findings": origin, "series": (series,), "guidelines": guidelines}
+    review = told_review.model_copy(update=update)
+    text = " ".join(_text(render_study_pdf(review, key_images), tmp_path).split())
+    assert "No reader has looked." in text
+    assert text.count("B70f") <= 26
+    assert "Read it with the scan of before." in text and "Not assessed:" in text
+
+
 def test_two_hundred_findings_are_a_table_twenty_pages_and_four_a_page(told_review, key_images, tmp_path):
     many = []
     for number in range(200):

@@ -29,7 +29,9 @@ from pipeline.review.key_images import SMALL_IMAGE_PX, key_image_name, render_ke
 pytestmark = pytest.mark.server
 
 READER = "AB"
-SLIDERS = "[...document.querySelectorAll('#nodule-1 .tile input[type=range]')]"
+#: of the nodule that has the focus, in the order of the model
+AT = "document.activeElement.dataset.number"
+SLIDERS = "[...document.querySelectorAll('#nodule-f2 .tile input[type=range]')]"
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +55,10 @@ def written(html: str, folder: Path) -> str:
 def go_to(page: Any, number: int) -> None:
     """K to the first nodule, then J until that one."""
     for key in [*"kkk", *"jjjj"]:
-        if page.evaluate("document.activeElement.id") == f"nodule-{number}":
+        if page.evaluate(AT) == f"{number - 1}":
             return
         page.keyboard.press(key)
-    assert page.evaluate("document.activeElement.id") == f"nodule-{number}"
+    assert page.evaluate(AT) == f"{number - 1}"
 
 
 def wait(page: Any, condition: str) -> None:
@@ -70,8 +72,8 @@ def wait(page: Any, condition: str) -> None:
 def live(page: Any, number: int) -> Any:
     """The pictures of a nodule that can be scrolled."""
     go_to(page, number)
-    page.wait_for_selector(f"#nodule-{number} .viewer.live")
-    return page.locator(f"#nodule-{number} canvas")
+    page.wait_for_selector(f".viewer.live[data-number='{number - 1}']")
+    return page.locator(f".viewer[data-number='{number - 1}'] canvas")
 
 
 def pixels(locator: Any) -> np.ndarray:
@@ -112,7 +114,7 @@ def test_every_plane_scrolls_by_wheel_key_and_slider_and_comes_back(browser, rep
             canvases.nth(number).focus()
             page.keyboard.press("ArrowUp")
             wait(page, f"{captions}[{axis}] === {json.dumps(before[axis])}")
-        page.locator("#nodule-1 .tile input[type=range]").nth(0).focus()
+        page.locator("#nodule-f2 .tile input[type=range]").nth(0).focus()
         page.keyboard.press("Home")
         wait(page, f"{captions}[0] !== {json.dumps(start[0])}")
         page.wait_for_timeout(150)
@@ -126,9 +128,9 @@ def test_every_plane_scrolls_by_wheel_key_and_slider_and_comes_back(browser, rep
 def test_windows_change_by_key_by_field_and_by_drag(browser, report):
     with opened(browser, report) as page:
         canvases = live(page, 1)
-        window = "[...document.querySelectorAll('#nodule-1 .tools input')].map(field => Number(field.value))"
+        window = "[...document.querySelectorAll('#nodule-f2 .tools input')].map(field => Number(field.value))"
         wait(page, f"{window}.join() === '1500,-600'")
-        assert page.get_attribute("#nodule-1 .tools button >> nth=0", "aria-pressed") == "true"
+        assert page.get_attribute("#nodule-f2 .tools button >> nth=0", "aria-pressed") == "true"
         bright = middle(canvases.nth(0))
         page.keyboard.press("2")
         wait(page, f"{window}.join() === '400,40'")
@@ -142,29 +144,29 @@ def test_windows_change_by_key_by_field_and_by_drag(browser, report):
         page.mouse.move(box["x"] + 100, box["y"] + 40, steps=4)
         page.mouse.up()
         wait(page, f"{window}[0] === 1700 && {window}[1] === 200")
-        page.locator("#nodule-1 .tools input").nth(0).fill("900")
+        page.locator("#nodule-f2 .tools input").nth(0).fill("900")
         page.keyboard.press("Tab")
         wait(page, f"{window}[0] === 900")
-        assert page.locator("#nodule-1 figcaption").nth(1).text_content() == "Axial · mediastinal window"
+        assert page.locator("#nodule-f2 figcaption").nth(1).text_content() == "Axial · mediastinal window"
         assert page.complaints == []
 
 
 def test_a_finger_scrolls_and_leaves_the_page_alone(browser, report):
     with opened(browser, report, has_touch=True, is_mobile=True) as page:
         page.set_viewport_size({"width": 820, "height": 1180})
-        page.evaluate("document.getElementById('nodule-1').scrollIntoView()")
-        page.wait_for_selector("#nodule-1 .viewer.live")
-        slider = page.locator("#nodule-1 .tile input[type=range]").nth(0)
-        wait(page, "document.querySelector('#nodule-1 .tile input[type=range]').getAttribute('aria-valuetext')")
+        page.evaluate("document.getElementById('nodule-f2').scrollIntoView()")
+        page.wait_for_selector("#nodule-f2 .viewer.live")
+        slider = page.locator("#nodule-f2 .tile input[type=range]").nth(0)
+        wait(page, "document.querySelector('#nodule-f2 .tile input[type=range]').getAttribute('aria-valuetext')")
         before = int(slider.input_value())
-        box = page.locator("#nodule-1 canvas").nth(0).bounding_box()
+        box = page.locator("#nodule-f2 canvas").nth(0).bounding_box()
         session = page.context.new_cdp_session(page)
         x, y = box["x"] + 80, box["y"] + 100
         touch = [("touchStart", x), *(("touchMove", x + 12 * step) for step in range(1, 8))]
         for kind, at in touch:
             session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": at, "y": y}]})
         session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-        wait(page, f"Number(document.querySelector('#nodule-1 .tile input[type=range]').value) > {before}")
+        wait(page, f"Number(document.querySelector('#nodule-f2 .tile input[type=range]').value) > {before}")
         assert page.evaluate("document.documentElement.scrollWidth") <= 820
         small = page.evaluate(
             "[...document.querySelectorAll('.bar button, form.answer .choices span, .tile input')]"
@@ -194,7 +196,7 @@ def test_a_reader_answers_everything_with_the_keyboard_alone_and_saves(browser, 
         page.keyboard.type("4A")
         go_to(page, 3) if page.evaluate("document.activeElement.tagName") != "SELECT" else page.keyboard.press("Tab")
         page.keyboard.press("j")
-        wait(page, "document.activeElement.id === 'nodule-3'")
+        wait(page, "document.activeElement.id === 'nodule-f3'")
         page.keyboard.press("r")
         page.keyboard.press("s")
         assert "fill in the reader" in page.text_content("#progress")
@@ -265,11 +267,17 @@ def test_the_model_is_hidden_until_an_answer_and_the_file_says_so(browser, repor
     shown = "[...document.querySelectorAll('.ai')].filter(e => e.offsetParent !== null).length"
     with opened(browser, report) as page:
         assert page.evaluate(shown) > 5
+        assert page.text_content(".banner .nodule-number") == "nodule 2"
         page.keyboard.press("x")
         assert page.evaluate(shown) == 0
         order = page.evaluate("[...document.querySelectorAll('section.nodule-page')].map(s => s.id)")
-        assert order == ["nodule-1", "nodule-3", "nodule-2"], "as they lie: their order tells nothing"
-        assert page.text_content("#nodule-3 [data-count]") == "2"
+        assert order == ["nodule-f1", "nodule-f2", "nodule-f3"], "head to feet: their order tells nothing"
+        assert page.text_content("#nodule-f2 [data-count]") == "2"
+        assert page.text_content(".banner .nodule-number") == "nodule 1", "the one that the banner speaks of"
+        assert page.get_attribute("#nodule-f2 .tile img", "alt").endswith("nodule 2")
+        assert page.evaluate("[...document.querySelectorAll('#rows a')].map(link => link.hash)") == [
+            "#nodule-f1", "#nodule-f2", "#nodule-f3"
+        ], "no address tells the model's order"  # fmt: skip
         go_to(page, 1)
         page.keyboard.press("v")
         assert "Answer first" in page.text_content("#progress")
@@ -307,10 +315,33 @@ def test_an_answer_that_is_not_complete_is_not_saved_and_says_why(browser, repor
         go_to(page, 1)
         page.keyboard.press("c")
         page.keyboard.press("s")
-        assert "needs a diameter" in page.text_content("#nodule-1 .error")
-        page.fill("#nodule-1 [name=diameter]", "0.01")
+        assert "needs a diameter" in page.text_content("#nodule-f2 .error")
+        page.fill("#nodule-f2 [name=diameter]", "0.01")
         page.click("#save")
-        assert "from 0.1 to 300" in page.text_content("#nodule-1 .error")
+        assert "from 0.1 to 300" in page.text_content("#nodule-f2 .error")
+
+
+def test_a_study_without_findings_is_read_by_saying_that_nothing_is_missed(browser, told_review, tmp_path):
+    review = told_review.model_copy(update={"findings": (), "guidelines": None})
+    with opened(browser, written(render_study(review, {}), tmp_path)) as page:
+        assert page.text_content("#progress") == "No findings"
+        page.keyboard.press("s")
+        assert "Say that no nodule is missing" in page.text_content("#progress")
+        page.keyboard.press("Space")
+        assert page.text_content("#progress") == "Read: nothing missed"
+        page.keyboard.press("s")
+        assert "fill in the reader" in page.text_content("#progress")
+        page.keyboard.type(READER)
+        page.fill("#comment", "Slices 3 and 4 are blurred.")
+        feedback = ReaderFeedback.from_json(json.dumps(saved(page, "button")))
+        assert feedback.names_no_nodule and feedback.reader == READER and feedback.comment
+        for name, value in (("first", "1"), ("second", "2"), ("third", "3"), ("diameter", "7")):
+            page.fill(f"#missed-form [name={name}]", value)
+        page.click("#missed-form button")
+        assert not page.is_checked("#read-none"), "one that is added contradicts it"
+        page.evaluate("document.getElementById('read-none').click()")
+        assert not page.is_checked("#read-none")
+        assert page.complaints == []
 
 
 def test_the_help_opens_and_closes_by_key(browser, report):
@@ -332,7 +363,7 @@ def test_the_page_shows_its_pictures_and_fits_the_screen(browser, report, width)
         go_to(page, 3)
         page.wait_for_timeout(200)
         # The phantom's nodule is about 30 HU: bright in the lung window, in the middle of the picture.
-        assert middle(page.locator("#nodule-3 .tile img").nth(0)) > 220
+        assert middle(page.locator("#nodule-f3 .tile img").nth(0)) > 220
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.complaints == []
 
@@ -368,6 +399,7 @@ def test_the_printed_page_gives_every_nodule_a_page_of_its_own(browser, report, 
     for number, words in enumerate(pages[1:4], start=1):
         assert f"Nodule {number} of 3" in words
     assert "Technique and model" in pages[4] and "Save answers" not in text
+    assert "Not assessed:" in text, "what the screen folds away stands on paper"
     listed = subprocess.run(["pdfimages", "-list", str(pdf)], check=True, capture_output=True, text=True, timeout=60)
     pictures = [line.split() for line in listed.stdout.splitlines()[2:]]
     assert {row[0] for row in pictures} == {"2", "3", "4"}, "the key images stand on paper, not the canvases"
@@ -387,6 +419,21 @@ def test_letters_and_controls_have_the_contrast_of_wcag_aa(browser, report, sche
         page.keyboard.press("?")
         poor += page.evaluate(contrast)
     assert poor == []
+
+
+def test_the_labels_of_a_correction_are_not_covered_by_their_fields(browser, report):
+    beside = """[...document.querySelectorAll('#nodule-f2 .corrections label')].filter(label => {
+        const words = document.createRange(); words.selectNode(label.firstChild);
+        const field = label.querySelector('input, select').getBoundingClientRect();
+        const covered = words.getBoundingClientRect().right > field.left;
+        return covered || words.getClientRects().length > 1 || field.width < 60;
+    }).map(label => label.textContent.trim())"""
+    with opened(browser, report) as page:
+        for width in (1280, 820, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            live(page, 1)
+            page.keyboard.press("c")
+            assert page.evaluate(beside) == [], width
 
 
 def test_everything_one_can_reach_has_a_name_and_a_place(browser, report):
@@ -424,7 +471,7 @@ def test_everything_one_can_reach_has_a_name_and_a_place(browser, report):
 
 def test_without_scripts_the_key_images_and_figures_are_there(browser, report):
     with opened(browser, report, java_script_enabled=False) as page:
-        assert page.is_visible("#nodule-1 .tile img >> nth=0")
+        assert page.is_visible("#nodule-f2 .tile img >> nth=0")
         assert "Scripts are off" in page.text_content("noscript")
 
 
@@ -446,8 +493,8 @@ def test_two_hundred_findings_open_and_work(browser, told_review, key_images, ma
             "#findings"
         )
         live(page, 2)
-        page.evaluate("document.getElementById('nodule-200').focus()")
-        page.evaluate("document.getElementById('nodule-200').scrollIntoView()")
+        page.evaluate("document.getElementById('nodule-m199').focus()")
+        page.evaluate("document.getElementById('nodule-m199').scrollIntoView()")
         page.keyboard.press("a")
         page.keyboard.press("x")
         assert page.text_content("#state-199") == "accepted"

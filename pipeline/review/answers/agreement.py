@@ -35,6 +35,8 @@ CLASSES: dict[str, tuple[tuple[str, ...], bool]] = {
 }
 STRATA = ("all", "model seen first", "model not seen first", "one of each", "same reader twice")
 _DRAWS = 1000
+#: resamplings of fewer tell of these patients alone
+_MIN_PATIENTS = 5
 
 
 def reading_pairs(cases: Iterable[Case]) -> pd.DataFrame:
@@ -101,15 +103,18 @@ def kappa(
     weights = "linear" if ordered else None
     value = float(cohen_kappa_score(first, second, labels=list(range(n_classes)), weights=weights))
     method = f"Cohen's kappa{', linear weights' if ordered else ''}; {_DRAWS} resamplings of patients"
-    if len(set(patients.tolist())) < 2:
-        return Figure(value=value, n=n, method=method, note="no interval: all pairs are of one patient")
+    if len(set(patients.tolist())) < _MIN_PATIENTS:
+        return Figure(value=value, n=n, method=method, note=f"no interval: of fewer than {_MIN_PATIENTS} patients")
 
     def of_weights(weight: Floats) -> Floats:
         return _kappas(first, second, n_classes, weight, ordered)
 
-    ends = percentile_interval(cluster_draws(patients, of_weights, draws=_DRAWS, seed=seed), value)
-    low, high = ends or (None, None)
+    drawn = cluster_draws(patients, of_weights, draws=_DRAWS, seed=seed)
+    ends = percentile_interval(drawn, value)
     note = "" if ends else "no interval: most resamplings have one class only"
+    if ends and np.ptp(drawn[np.isfinite(drawn)]) == 0:
+        ends, note = None, "no interval: all resamplings are alike"
+    low, high = ends or (None, None)
     return Figure(value=value, low=low, high=high, n=n, method=method, note=note)
 
 
@@ -193,5 +198,10 @@ def agreement_lines(figures: dict[str, dict[str, Figure]], words: Sequence[str] 
             lines.append(f"{stratum}: no pair of readings")
             continue
         lines.append(f"{stratum}:")
-        lines += [f"  {name.replace('_', ' '):<26} {figure.text()} (n = {figure.n})" for name, figure in shown.items()]
+        lines += [f"  {name.replace('_', ' '):<26} {_words(figure)} (n = {figure.n})" for name, figure in shown.items()]
     return lines
+
+
+def _words(figure: Figure) -> str:
+    is_bare = figure.value is not None and figure.low is None
+    return f"{figure.text()}, interval not known" if is_bare else figure.text()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from data_contracts.review import Finding, StudyReview
@@ -39,8 +39,7 @@ def blinded(
     finding_ids: the findings to show, in their order; None shows all, by their place and not by their score.
     """
     findings = {finding.finding_id: finding for finding in review.findings}
-    by_place = sorted(findings.values(), key=lambda item: (item.series_key, item.slice_number, item.finding_id))
-    wanted = [item.finding_id for item in by_place] if finding_ids is None else [*finding_ids]
+    wanted = [item.finding_id for item in head_to_feet(findings.values())] if finding_ids is None else [*finding_ids]
     return review.model_copy(
         update={
             "reading": reading,
@@ -53,6 +52,11 @@ def blinded(
             "warnings": (BLIND,),
         }
     )
+
+
+def head_to_feet(findings: Iterable[Finding]) -> list[Finding]:
+    """Findings in the order in which they lie, which tells nothing of their score."""
+    return sorted(findings, key=lambda item: (item.series_key, -item.lps_mm[2], item.finding_id))
 
 
 def _blinded(finding: Finding) -> Finding:

@@ -48,7 +48,7 @@ def cases_of(opinions: Iterable[Opinion], params: FeedbackParams) -> list[Case]:
     """Cases of all opinions, sorted by study and nodule; the order of the opinions does not matter."""
     given = list(opinions)
     found: dict[tuple[str, str], list[Opinion]] = defaultdict(list)
-    for opinion in last_words([item for item in given if not is_mark(item.finding_id)]):
+    for opinion in last_words([item for item in given if item.finding_id and not is_mark(item.finding_id)]):
         found[opinion.study_key, opinion.nodule_id].append(opinion)
     # the last words on what readers added come after it is known which marks are one nodule
     added: dict[str, list[Opinion]] = defaultdict(list)
@@ -160,7 +160,9 @@ def _added_nodules(
         if not any(item.is_kept for item in own):
             continue
         heard = {item.reader_key for item in own}
-        silent = {item.reader_key: item for item in readers if item.role == "reader" and item.reader_key not in heard}
+        # who only says that the images allow no answer has not looked for it either
+        reading = [item for item in readers if item.role == "reader" and not item.abstains]
+        silent = {item.reader_key: item for item in reading if item.reader_key not in heard}
         own += [_absent(item, group[0]) for item in silent.values()]
         result.append((own, marks))
     return result

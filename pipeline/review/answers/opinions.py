@@ -107,8 +107,11 @@ def answered_report(review: StudyReview) -> AnsweredReport:
 def opinions_of(feedback: ReaderFeedback, report: AnsweredReport) -> list[Opinion]:
     """What one file of answers says, nodule by nodule.
 
-    An answer to a nodule that another reader added has no place yet; `cases_of` finds it.
+    An answer to a nodule that another reader added has no place yet; `cases_of` finds it. Who read a study and names
+    nothing is "absent", of no nodule: heard where another reader adds one.
     """
+    if feedback.names_no_nodule:
+        return [replace(_base(feedback, report, "", ""), said="absent")]
     found = [_answered(feedback, report, answer) for answer in feedback.answers]
     for missed in feedback.missed:
         own = mark_id(feedback.study_key, missed)

@@ -5,12 +5,14 @@ const missedForm = document.getElementById("missed-form");
 const reader = document.getElementById("reader");
 const comment = document.getElementById("comment");
 const progress = document.getElementById("progress");
+// Only on a page without findings: the reader says that this is right.
+const readNone = document.getElementById("read-none");
 const words = { accept: "accepted", reject: "rejected", correct: "corrected" };
 const viewers = new Map();
 // A page for a blind reading has no figure of the model at all.
 const HIDDEN = data.reading === "blind" || data.reading === "second";
 // places: corrected positions by number; exposed: findings whose AI figures were shown; late: answered after that.
-const state = { places: {}, missed: [], blind: HIDDEN, exposed: [], late: [], revealed: [] };
+const state = { none: false, places: {}, missed: [], blind: HIDDEN, exposed: [], late: [], revealed: [] };
 let saved = true;
 
 const formOf = (number) => forms.find((form) => Number(form.dataset.number) === number);
@@ -43,7 +45,8 @@ function refresh(form) {
 function showProgress(text, bad) {
   const n = forms.filter((form) => value(form, "answer")).length;
   const more = state.missed.length ? ", " + state.missed.length + " added" : "";
-  progress.textContent = text || n + " of " + forms.length + " answered" + more;
+  const counted = forms.length ? n + " of " + forms.length + " answered" : state.none ? "Read: nothing missed" : "No findings";
+  progress.textContent = text || counted + more;
   progress.classList.toggle("bad", Boolean(bad));
 }
 
@@ -93,7 +96,11 @@ function collect() {
     }
     if (answer) answers.push(answer);
   }
-  if (!answers.length && !state.missed.length) { showProgress("Answer at least one finding first", true); return null; }
+  if (!answers.length && !state.missed.length && !state.none) {
+    showProgress(readNone ? "Say that no nodule is missing, or add one" : "Answer at least one finding first", true);
+    if (readNone) readNone.focus();
+    return null;
+  }
   if (!reader.value.trim()) { showProgress("Please fill in the reader", true); reader.focus(); return null; }
   const answered = forms.filter((form) => value(form, "answer")).map((form) => Number(form.dataset.number));
   const blind = state.blind || state.wasBlind;
@@ -120,7 +127,8 @@ async function save() {
   const feedback = collect();
   if (!feedback) return;
   const post = document.querySelector('meta[name="noduleflow-post"]');
-  const what = feedback.answers.length + " answered" + (feedback.missed.length ? ", " + feedback.missed.length + " added" : "");
+  const added = feedback.missed.length ? ", " + feedback.missed.length + " added" : "";
+  const what = state.none ? "Nothing missed" : feedback.answers.length + " answered" + added;
   if (!post) {
     download(feedback);
     saved = true;
@@ -151,6 +159,7 @@ function serverWords(text) {
 
 function addMissed(item) {
   state.missed.push(item);
+  sayNone(false);
   showMissed();
   changed();
   showProgress();
@@ -192,6 +201,11 @@ function submitMissed() {
   for (const name of ["first", "second", "third", "diameter", "type", "malignant"]) fields[name].value = "";
 }
 
+function sayNone(isSo) {
+  state.none = isSo && !state.missed.length;
+  if (readNone) readNone.checked = state.none;
+}
+
 function showMissed() {
   const list = document.getElementById("missed-list");
   list.replaceChildren(...state.missed.map((item, index) => {
@@ -224,6 +238,7 @@ function restoreDraft() {
   reader.value = name;
   comment.value = text;
   forms.forEach((form, at) => { for (const [field, was] of Object.entries(answers[at])) form.elements[field].value = was; });
-  saved = !forms.some((form) => value(form, "answer")) && !state.missed.length;
+  sayNone(Boolean(state.none));
+  saved = !forms.some((form) => value(form, "answer")) && !state.missed.length && !state.none;
   showMissed();
 }

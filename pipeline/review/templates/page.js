@@ -55,7 +55,33 @@ function arrange() {
     for (const element of [section, rows[Number(section.dataset.number)]]) {
       for (const count of element.querySelectorAll("[data-count]")) count.textContent = index + 1;
     }
+    nameParts(section);
   });
+  nameElsewhere();
+}
+
+const countOf = (section) => ordered.indexOf(section) + 1;
+
+// What a screen reader says of pictures and fields has the number that stands above them.
+function nameParts(section) {
+  for (const name of ["alt", "aria-label"]) {
+    for (const element of section.querySelectorAll("[" + name + "]")) {
+      element.setAttribute(name, element.getAttribute(name).replace(/nodule \d+/, "nodule " + countOf(section)));
+    }
+  }
+}
+
+// A banner or guideline that names a nodule follows the numbers, and a list of them must not keep the model's order.
+function nameElsewhere() {
+  const numbers = new Map(ordered.map((section) => [data.findings[Number(section.dataset.number)].finding_id, countOf(section)]));
+  const named = (element) => Array.from(element.querySelectorAll(".nodule-number"));
+  for (const list of document.querySelectorAll(".nodule-numbers")) {
+    const ids = named(list).map((item) => item.dataset.finding).sort((a, b) => numbers.get(a) - numbers.get(b));
+    named(list).forEach((item, at) => { item.dataset.finding = ids[at]; });
+  }
+  for (const item of named(document)) {
+    if (numbers.has(item.dataset.finding)) item.textContent = "nodule " + numbers.get(item.dataset.finding);
+  }
 }
 
 function setBlind(hidden) {
@@ -144,6 +170,7 @@ document.getElementById("save").addEventListener("click", save);
 document.getElementById("next").addEventListener("click", () => step(1));
 document.getElementById("previous").addEventListener("click", () => step(-1));
 document.getElementById("help").addEventListener("click", () => keysDialog.showModal());
+if (readNone) readNone.addEventListener("change", () => { sayNone(readNone.checked); changed(); showProgress(); });
 if (blindBox) blindBox.addEventListener("change", () => setBlind(blindBox.checked));
 window.addEventListener("beforeunload", (event) => { if (!saved) event.preventDefault(); });
 
@@ -153,7 +180,7 @@ async function openViewer(root) {
   const block = document.getElementById(finding.stack);
   if (!block) return;
   try {
-    const viewer = new Viewer(root, await openStack(block.textContent), "nodule " + (number + 1));
+    const viewer = new Viewer(root, await openStack(block.textContent), "nodule " + countOf(root.closest("section")));
     const series = data.series.find((item) => item.series_key === finding.series_key);
     viewer.total = series ? series.n_slices : 0;
     viewer.marks = () => state.missed.concat(state.places[number] ? [{ lps_mm: state.places[number], diameter_mm: 0 }] : []);
@@ -171,6 +198,7 @@ arrange();
 if (blindBox) blindBox.checked = state.blind;
 if (location.hash === "#blind") setBlind(true);
 forms.forEach(refresh);
+showProgress();
 const near = new IntersectionObserver((entries) => {
   for (const entry of entries) if (entry.isIntersecting) { near.unobserve(entry.target); openViewer(entry.target); }
 }, { rootMargin: "800px" });
