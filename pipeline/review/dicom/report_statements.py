@@ -41,7 +41,9 @@ def study_statements(review: StudyReview) -> hd.sr.ContainerContentItem | None:
     if not pairs:
         return None
     made = hd.sr.ContainerContentItem(coded(*terms.STUDY_STATEMENTS), relationship_type=_CONTAINS)
-    made.ContentSequence = hd.sr.ContentSequence([*(_evaluation(*pair)[0] for pair in pairs), *_text_items(said)])
+    made.ContentSequence = hd.sr.ContentSequence(
+        [*(item for pair in pairs for item in _evaluation(*pair)), *_text_items(said)]
+    )
     return made
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydicom.dataset import Dataset
 
-from data_contracts.guidelines import GuidelineResult, NoduleGuidelines, StudyGuidelines
+from data_contracts.guidelines import GuidelineResult, NoduleGuidelines, NoduleType, StudyGuidelines
 from data_contracts.review import Finding
 from pipeline.review.dicom import feedback_codes as answers
 from pipeline.review.dicom import statement_codes as terms
@@ -30,11 +30,11 @@ def reported_finding(group: Dataset) -> dict[str, Any]:
     return said
 
 
-def reported_type(group: Dataset) -> str | None:
+def reported_type(group: Dataset) -> NoduleType | None:
     """The type, where a texture of the group is one that was measured."""
     for item in _items(group, answers.TYPE):
         if any(_value(child) == terms.MEASURED_TYPE[0] for child in _items(item, terms.METHOD)):
-            return next((name for name, code in answers.TYPES.items() if code[0] == _value(item)), None)
+            return next((name for name in get_args(NoduleType) if answers.TYPES[name][0] == _value(item)), None)
     return None
 
 
@@ -103,7 +103,7 @@ def _nodule(finding: Finding) -> NoduleGuidelines:
     )
 
 
-def _all_unsaid() -> dict[str, GuidelineResult]:
+def _all_unsaid() -> dict[str, Any]:
     named = {"lung_rads": lung_rads.TABLE, "fleischner": fleischner.TABLE, "bts": bts.TABLE}
     return {field: _unsaid(table.name) for field, table in named.items()}
 
