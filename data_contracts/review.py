@@ -112,8 +112,8 @@ class Finding(Record):
 class SeriesSummary(Record):
     """The technique of a reviewed series, as a reader expects it at the head of a report.
 
-    shape_kji, affine_lps: its grid, as in SeriesRecord; None and () in reviews of before. was_read: whether findings
-    could come from it; None in reviews of before.
+    shape_kji, affine_lps: its grid, as in SeriesRecord; None and () in reviews of before. exposure_mas: likewise.
+    was_read: whether findings could come from it; None in reviews of before.
     """
 
     series_key: str
@@ -124,6 +124,7 @@ class SeriesSummary(Record):
     kernel: str
     manufacturer: str
     kvp: float | None
+    exposure_mas: float | None = None
     contrast: bool | None
     findings: tuple[QualityFinding, ...] = ()
     shape_kji: tuple[int, int, int] | None = None

@@ -14,7 +14,8 @@ from flows.commands.data import SetOption
 @app.command()
 def review(
     sources: Annotated[
-        list[str] | None, typer.Argument(metavar="[SOURCE...]", help="As in ingest, or a study_key.")
+        list[str] | None,
+        typer.Argument(metavar="[SOURCE...]", help="As in ingest, under its last policy; or a study_key."),
     ] = None,
     dicomweb: Annotated[str, typer.Option(metavar="URL", help="Take the study from this DICOMweb service.")] = "",
     study: Annotated[list[str] | None, typer.Option(metavar="UID", help="Of that service; may be repeated.")] = None,

@@ -40,16 +40,28 @@ def export_policy(params: DeidentifyParams, keep_vault: bool) -> dict[str, Any]:
 _FIRST = {INGEST: ingest_policy(IngestParams(), False), EXPORT: export_policy(DeidentifyParams(), True)}
 
 
+def last_policy(workspace: Workspace) -> tuple[IngestParams, bool]:
+    """How the last ingest treated identity, as parameters and keep_identity; the defaults where none said otherwise."""
+    policy = {**_FIRST[INGEST], **_noted(workspace, INGEST)}
+    keep_identity = bool(policy.pop("keep_identity"))
+    return IngestParams.from_mapping(policy, where="the policy in the audit"), keep_identity
+
+
 def note_policy(workspace: Workspace, subject: str, policy: dict[str, Any]) -> None:
     """Add a line to the audit where the policy is not that of the last time; the first time counts as the defaults."""
     with workspace.lock("identity-policy"):
-        earlier = [record for record in read_audit(workspace) if record.subject == subject]
-        before = dict(earlier[-1].detail.get("policy", {})) if earlier else _FIRST[subject]  # type: ignore[call-overload]
+        before = _noted(workspace, subject) or _FIRST[subject]
         if before == policy:
             return
         changed = sorted(name for name in {*before, *policy} if before.get(name) != policy.get(name))
         detail = {"event": "de-identification policy change", "changed": changed, "policy": policy, "before": before}
         append_audit(workspace, actor=actor_name(Settings()), action="policy", subject=subject, detail=detail)
+
+
+def _noted(workspace: Workspace, subject: str) -> dict[str, Any]:
+    """The policy that the audit's last line of a subject has; empty where it has none."""
+    earlier = [record for record in read_audit(workspace) if record.subject == subject]
+    return dict(earlier[-1].detail.get("policy", {})) if earlier else {}  # type: ignore[call-overload]
 
 
 def seal_accepted(

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flows.engine import step
 from flows.intake.batch import HeldBatch, Order, Outcomes, SealedBatch
 from flows.intake.identity import INGEST, ingest_policy, note_policy
 from flows.intake.known_sources import Outcome, SourceMemory, refusals_of, study_keys_of, summary
+from flows.intake.left_alone import left_alone
 from flows.intake.series_choice import remember_preference, states_another
 from flows.intake.sources import PrivatePaths
 from flows.log_filter import register_identifiers
@@ -73,11 +75,13 @@ def ingest_flow(
     keep_identity: bool,
     verify: bool = False,
     settle_s: float = 0.0,
+    leave_known: bool = False,
 ) -> dict[str, Any]:
     """Every series of every source that is new or changed; safe to run again, and beside another run.
 
     verify: read all, known or not, and tell what is not as it was stored. settle_s: studies to which something was
-    added within so many seconds wait for another run; `studies_arriving` counts them.
+    added within so many seconds wait for another run; `studies_arriving` counts them. leave_known: series that the
+    workspace has stay as they are, whatever policy or site they came in under.
     """
     workspace = Workspace(Path(workspace_root)).create()
     pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep_identity)
@@ -90,7 +94,7 @@ def ingest_flow(
     differences: list[str] = []
     n_arriving = 0
     for source in sources.paths:
-        memory = SourceMemory.of(source, workspace, pseudonymizer, params, site)
+        memory = SourceMemory.of(source, workspace, pseudonymizer, params, site, leave_known=leave_known)
         scratch = workspace.scratch_root / f"ingest-{os.getpid()}-{memory.key}"
         try:
             found, n_held = without_arriving(_scan(source, memory, scratch, verify), source, settle_s)
@@ -98,7 +102,11 @@ def ingest_flow(
             register_identifiers(
                 text for raw in found.discovery.series if raw.slices for text in raw.slices[0].identifiers
             )
-            outcomes = _ingest_all(found, memory, Order(params, site, keep_identity, verify), source, differences)
+            left = left_alone(workspace, found.discovery.series, pseudonymizer) if leave_known else {}
+            if left:
+                say(f"ingest: {len(left)} series are in the workspace and stay as they are")
+            order = Order(params, site, keep_identity, verify)
+            outcomes = left | _ingest_all(found, left.keys(), memory, order, source, differences)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         items = [item for outcome in outcomes.values() for item in outcome]
@@ -139,10 +147,13 @@ def _scan(source: Path, memory: SourceMemory, scratch: Path, verify: bool) -> Kn
 
 
 def _ingest_all(
-    found: KnownScan, memory: SourceMemory, order: Order, source: Path, differences: list[str]
+    found: KnownScan, left: Set[str], memory: SourceMemory, order: Order, source: Path, differences: list[str]
 ) -> dict[str, Outcome]:
-    """The outcome of each series that was read, by group key; `differences` takes what a verification finds."""
-    series = found.discovery.series
+    """The outcome of each series that was read, by group key, but for those left alone.
+
+    `differences` takes what a verification finds.
+    """
+    series = tuple(raw for raw in found.discovery.series if raw.group_key not in left)
     with terms_of(memory.workspace) as terms, stage("ingest", len(series)) as progress:
         heard = _Heard(found, memory, progress, differences)
         futures = [

@@ -41,10 +41,19 @@ class SourceMemory:
 
     @classmethod
     def of(
-        cls, source: Path, workspace: Workspace, pseudonymizer: Pseudonymizer, params: IngestParams, site: str
+        cls,
+        source: Path,
+        workspace: Workspace,
+        pseudonymizer: Pseudonymizer,
+        params: IngestParams,
+        site: str,
+        *,
+        leave_known: bool = False,
     ) -> SourceMemory:
+        """leave_known: as in `ingest_flow`; what it left was not ingested under this policy and site."""
         key = pseudonymizer.uid_key(str(source.resolve()))
-        context = digest_of([program_digest(), params.digest(), site, pseudonymizer.keep_identity])
+        terms = [program_digest(), params.digest(), site, pseudonymizer.keep_identity]
+        context = digest_of([*terms, "left"] if leave_known else terms)
         return cls(key, workspace, pseudonymizer, read_known(_file(workspace, key), context))
 
     def note(self, scan: KnownScan, outcomes: Mapping[str, Outcome], *, tables: bool) -> None:

@@ -11,9 +11,9 @@ import pandas as pd
 import pydicom
 
 from data_contracts.errors import AnnotationError, NothingUsableError
-from data_contracts.params import IngestParams
 from data_contracts.records import digest_of
 from flows.intake.annotation import take_files
+from flows.intake.identity import last_policy
 from flows.intake.sources import PrivatePaths, existing_sources
 from flows.progress import say
 from flows.settings import configured_secret
@@ -32,6 +32,8 @@ _TAGS = ["SOPClassUID", "Manufacturer"]
 
 def study_keys_of(workspace: Workspace, sources: Sequence[str], site: str) -> list[str]:
     """Study keys named directly, or the studies of the sources, ingested first where they are new.
+
+    What the workspace has stays as it is. What is new comes in under the policy of the last ingest.
 
     Segmentations and reports among the files of a source become annotations of its studies.
     """
@@ -63,7 +65,7 @@ def pulled_study_keys(workspace: Workspace, url: str, study_uids: tuple[str, ...
 
     # every modality: segmentations and reports are series of their own
     request = PrivatePull(url=url, study_uids=study_uids, since="", modality="", limit=0, keep_files=False)
-    pull = Pull(workspace, request, dicomweb_server(url), site, IngestParams(), False)
+    pull = Pull(workspace, request, dicomweb_server(url), site, *last_policy(workspace))
     try:
         pull.run(ingest)
     except NothingUsableError:
@@ -100,7 +102,12 @@ def take_marks(workspace: Workspace, files: Sequence[Path]) -> int:
 def _ingest(workspace: Workspace, paths: PrivatePaths, site: str) -> dict[str, Any]:
     from flows.intake.ingest import ingest_flow
 
-    record: dict[str, Any] = ingest_flow(str(workspace.root), paths, site, IngestParams(), False)
+    params, keep_identity = last_policy(workspace)
+    record: dict[str, Any] = ingest_flow(str(workspace.root), paths, site, params, keep_identity, leave_known=True)
+    if record["new"]:
+        kept = "original identifiers in tables" if keep_identity else "pseudonyms in tables"
+        vault = "identity sealed" if params.keep_vault else "no identity sealed"
+        say(f"review: {record['new']} new series came in under the policy of the last ingest ({kept}, {vault})")
     return record
 
 

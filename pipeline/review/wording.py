@@ -100,6 +100,7 @@ def technique_rows(series: SeriesSummary) -> Rows:
     return [
         ("Scanner", short_text(series.manufacturer) or "not stated"),
         ("Tube voltage", "not stated" if series.kvp is None else f"{series.kvp:g} kVp"),
+        ("Exposure", "not stated" if series.exposure_mas is None else f"{series.exposure_mas:g} mAs"),
         ("Kernel", short_text(series.kernel) or "not stated"),
         ("Slice thickness", "not stated" if series.slice_thickness_mm is None else f"{series.slice_thickness_mm:g} mm"),
         ("Slices", f"{series.n_slices}, every {k:.3g} mm"),

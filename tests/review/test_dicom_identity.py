@@ -28,7 +28,7 @@ from pipeline.deidentify.vault import PatientIdentity, StudyIdentity
 from pipeline.review.dicom.home import with_identity
 from pipeline.review.dicom.maker import uid_elements
 from pipeline.review.dicom.objects import study_objects
-from pipeline.review.dicom.report import method_of, method_words
+from pipeline.review.dicom.report_values import method_of, method_words
 from pipeline.review.dicom.source import pseudonymous_study
 from pipeline.review.dicom.text import valid_name, valid_text
 from pipeline.review.measure import FALLBACK, OUTLINED

@@ -29,8 +29,9 @@ from results_factory import (
 )
 
 from data_contracts.errors import ContractError
+from data_contracts.guidelines import GuidelineNodule, PatientContext, StudyGuidelines
 from data_contracts.params import ReviewParams
-from data_contracts.review import StudyReview
+from data_contracts.review import Finding, StudyReview
 from data_contracts.series import SeriesRecord
 from pipeline.annotations.formats import read_annotation_files
 from pipeline.annotations.match import match_annotations
@@ -39,6 +40,7 @@ from pipeline.review.dicom.masks import mask_on_images
 from pipeline.review.dicom.objects import StudyObjects, study_objects
 from pipeline.review.dicom.report_figures import with_reported_figures
 from pipeline.review.dicom.source import pseudonymous_study
+from pipeline.review.guidelines.study import assess_study
 from pipeline.review.key_images import key_image_name
 from pipeline.review.measure import Outline
 from pipeline.review.pdf import render_study_pdf
@@ -65,14 +67,47 @@ def record() -> SeriesRecord:
     return record_of()
 
 
+def part_solid(record: SeriesRecord) -> Finding:
+    """A finding with an outline, of which everything is known that a report can say."""
+    plain = finding(1, record, HERE, 4.0)
+    size = plain.measurement.model_copy(
+        update={
+            "nodule_type": "part_solid",
+            "solid_diameter_mm": 5.5,
+            "solid_volume_mm3": 87.0,
+            "diameter_interval_mm": (6.9, 9.3),
+            "volume_interval_mm3": (190.0, 350.0),
+        }
+    )
+    values = {"call": "uncertain", "probability_interval": (0.4321, 0.97), "unfamiliar": "Its slices are too thick."}
+    return plain.model_copy(update={"measurement": size, **values})
+
+
+def guidelines_of(*findings: Finding) -> StudyGuidelines:
+    """As a first CT of a screening, whose patient has another significant finding."""
+    nodules = [
+        GuidelineNodule(
+            nodule_id=item.finding_id,
+            mean_diameter_mm=item.measurement.mean_diameter_mm,
+            nodule_type=item.measurement.nodule_type,
+            solid_diameter_mm=item.measurement.solid_diameter_mm,
+            status="baseline",
+        )
+        for item in findings
+    ]
+    context = PatientContext(age_years=63, sex="female", screening=True, other_significant_finding=True)
+    return assess_study(nodules, context, None)
+
+
 @pytest.fixture(scope="module")
 def review(record: SeriesRecord) -> StudyReview:
     """One finding with an outline, one with a mark alone."""
-    return review_of(
-        record,
-        finding(1, record, HERE, 4.0),
+    findings = (
+        part_solid(record),
         finding(2, record, THERE, 2.5, measurement=unmeasured(), side="", probability=None, concepts={}),
     )
+    why = ("No series of this manufacturer was among those the model was judged on.",)
+    return review_of(record, *findings, guidelines=guidelines_of(*findings), unfamiliar=why)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +161,14 @@ def test_the_report_reads_in_the_dumps_of_others(files: dict[str, Path], tmp_pat
     text = done.stdout + done.stderr
     assert "Error" not in text
     for words in ("(DCMR,1500)", "(DCMR,1411)", "(DCMR,1410)", "Probability of cancer", "Not for diagnostic use"):
+        assert words in text
+    for words in (
+        "part-solid",
+        "lower limit of the 95 % interval",
+        "Uncertain",
+        "Its slices are too thick",
+        "Lung-RADS 3",
+    ):
         assert words in text
     page = tmp_path / "sr.html"
     command = [program("dsr2html", "Debian package dcmtk"), str(files["sr.dcm"]), str(page)]
@@ -197,14 +240,79 @@ def test_report_to_review_to_report_is_identical(
     files: dict[str, Path], made: StudyObjects, review: StudyReview, record: SeriesRecord, outlines: dict[str, Outline]
 ) -> None:
     forgotten = {"measurement": unmeasured("x"), "probability": 0.1, "probability_size_only": None, "concepts": {}}
+    forgotten |= {"probability_interval": None, "call": "", "unfamiliar": ""}
     blank = review.model_copy(
-        update={"findings": tuple(item.model_copy(update={**forgotten, "side": "right"}) for item in review.findings)}
+        update={
+            "findings": tuple(item.model_copy(update={**forgotten, "side": "right"}) for item in review.findings),
+            "unfamiliar": (),
+        }
     )
     back = with_reported_figures(blank, pydicom.dcmread(files["sr.dcm"]))
     assert back == review
     again = made_of(back, [record], outlines)
     assert again.objects["sr.dcm"].to_json() == made.objects["sr.dcm"].to_json()
     assert StudyReview.from_json(back.to_json(), where="review.json") == review
+    bare = with_reported_figures(blank.model_copy(update={"guidelines": None}), pydicom.dcmread(files["sr.dcm"]))
+    assert made_of(bare, [record], outlines).objects["sr.dcm"].to_json() == made.objects["sr.dcm"].to_json()
+
+
+def test_the_report_says_beside_the_probability_how_sure_it_is_and_what_nodule_it_is_of(
+    made: StudyObjects, review: StudyReview
+) -> None:
+    group = hd.sr.Comprehensive3DSR.from_dataset(made.objects["sr.dcm"]).content
+    (group,) = group.get_volumetric_roi_measurement_groups()
+    said = {(item.name.meaning, item.value.meaning) for item in group.get_qualitative_evaluations()}
+    assert review.guidelines is not None
+    category = review.guidelines.nodules[0].lung_rads.category
+    assert {
+        ("Texture", "part-solid pulmonary nodule"),
+        ("Call at the error rate it was set to", "Uncertain"),
+        ("Unlike what the model was judged on", "Yes"),
+        ("Lung-RADS v2022 category", f"Lung-RADS {category}"),
+    } <= said
+    assert [meaning for name, meaning in said if name == "Texture"] == ["part-solid pulmonary nodule"]
+    figures = {item.name.meaning: item for item in group.get_measurements()}
+    assert figures["Diameter of the solid part"].value == 5.5
+    assert figures["Volume of the solid part"].value == 87
+    limits = {
+        name: tuple(figures[f"{name}, {which} limit of the 95 % interval"].value for which in ("lower", "upper"))
+        for name in ("Diameter", "Volume", "Probability of cancer")
+    }
+    assert limits == {"Diameter": (6.9, 9.3), "Volume": (190, 350), "Probability of cancer": (43.21, 97)}
+    (study,) = [
+        item for item in made.objects["sr.dcm"].ContentSequence
+        if item.get("ConceptNameCodeSequence", [Dataset()])[0].get("CodeMeaning") == "Qualitative Evaluations"
+    ]  # fmt: skip
+    values = [item.get("TextValue") or item.ConceptCodeSequence[0].CodeMeaning for item in study.ContentSequence]
+    assert values[0] == f"Lung-RADS {review.guidelines.lung_rads.category}"
+    assert "S: other significant finding" in values
+    assert values[-1] == review.unfamiliar[0]
+
+
+def test_what_a_report_does_not_state_stays_as_it_is_in_the_review(
+    record: SeriesRecord, outlines: dict[str, Outline]
+) -> None:
+    rich = part_solid(record)
+    whole = review_of(record, rich, guidelines=guidelines_of(rich), unfamiliar=("Another scanner.",))
+    silent = made_of(review_of(record, finding(1, record, HERE, 4.0)), [record], outlines).objects["sr.dcm"]
+    assert with_reported_figures(whole, silent) == whole
+
+
+def test_a_conditional_category_keeps_its_condition_and_what_the_error_of_the_size_allows(
+    record: SeriesRecord, outlines: dict[str, Outline]
+) -> None:
+    rich = part_solid(record)
+    given = guidelines_of(rich)
+    values = {"status": "conditional", "category": "3", "possible": ("2", "3"), "condition": "it is the first CT"}
+    own = given.nodules[0].lung_rads.model_copy(update=values)
+    told = given.model_copy(update={"nodules": (given.nodules[0].model_copy(update={"lung_rads": own}),)})
+    report = made_of(review_of(record, rich, guidelines=told), [record], outlines).objects["sr.dcm"]
+    for before in (given, None):
+        back = with_reported_figures(review_of(record, rich, guidelines=before), report)
+        assert back.guidelines is not None
+        result = back.guidelines.nodules[0].lung_rads
+        assert {name: getattr(result, name) for name in values} == values
+        assert made_of(back, [record], outlines).objects["sr.dcm"].to_json() == report.to_json()
 
 
 def test_a_report_of_other_findings_or_another_object_is_refused(made: StudyObjects, review: StudyReview) -> None:
@@ -247,7 +355,7 @@ def test_annotate_reads_one_nodule_a_finding_by_segments_by_report_and_by_both(
         assert table.loc[0, ["x_mm", "y_mm", "z_mm"]].to_list() == pytest.approx(HERE.tolist(), abs=tolerance_mm)
         if "sr.dcm" in names:
             assert table["diameter_mm"].to_list() == [8.0, 5.0]
-            assert table.loc[0, "texture"] == 5
+            assert table.loc[0, "texture"] == 3, "as it was measured, not as the network reads it"
             assert table["malignancy"].isna().all(), "what a model thinks is no reader's rating"
             assert table.loc[1, ["x_mm", "y_mm", "z_mm"]].to_list() == pytest.approx(THERE.tolist(), abs=1.1)
 

@@ -94,7 +94,7 @@ def study_objects(
         for finding in findings
     ]
     if reported:
-        objects["sr.dcm"] = measurement_report(reported, maker)
+        objects["sr.dcm"] = measurement_report(reported, review, maker)
     number = 1
     for item in reported[: params.dicom_key_images]:
         made_of = _key_images(item, pictures, maker, sides_mm[item.finding.finding_id], number)

@@ -20,23 +20,17 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from data_contracts.concepts import LOG_DIAMETER
-from data_contracts.nodules import RATINGS
-from data_contracts.review import Finding
+from data_contracts.guidelines import StudyGuidelines
+from data_contracts.review import Finding, StudyReview
 from pipeline.review.dicom import codes
 from pipeline.review.dicom.codes import coded
 from pipeline.review.dicom.maker import MANUFACTURER, SERIES_NUMBERS, Maker
 from pipeline.review.dicom.masks import Drawing
+from pipeline.review.dicom.report_statements import evaluations, study_statements, texts
+from pipeline.review.dicom.report_values import Measurements, figures
 from pipeline.review.dicom.segmentation import tracking_id
 from pipeline.review.dicom.source import SourceSeries, source_image
-from pipeline.review.measure import FALLBACK
-from pipeline.review.wording import NOT_DIAGNOSTIC
 
-#: digits after the point of a percentage and of a concept's value
-_DIGITS = 4
-_NOT_OUTLINED = "by mark: "
-
-Measurements = list[hd.sr.Measurement]
 Group = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations | hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations
 
 
@@ -53,11 +47,11 @@ class ReportedFinding:
     segment: tuple[Dataset, int] | None
 
 
-def measurement_report(reported: Sequence[ReportedFinding], maker: Maker) -> Dataset:
-    """The report of a study's findings, in their order; at least one."""
+def measurement_report(reported: Sequence[ReportedFinding], review: StudyReview, maker: Maker) -> Dataset:
+    """The report of findings of a study, in their order, at least one, and of what the review says of the study."""
     groups: list[Group] = []
     for item in reported:
-        groups += _groups(item, maker)
+        groups += _groups(item, review.guidelines, maker)
     content = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(maker)),
         procedure_reported=coded(*codes.CT_PROCEDURE),
@@ -66,6 +60,9 @@ def measurement_report(reported: Sequence[ReportedFinding], maker: Maker) -> Dat
             coded("en", "RFC5646", "English")
         ),
     )
+    statements = study_statements(review)
+    if statements is not None:
+        content[0].ContentSequence.append(statements)
     evidence = [source_image(maker.study, item.series, item.drawing.k) for item in reported]
     evidence += [item.segment[0] for item in reported if item.segment is not None]
     unique = {str(image.SOPInstanceUID): image for image in evidence}
@@ -92,19 +89,6 @@ def measurement_report(reported: Sequence[ReportedFinding], maker: Maker) -> Dat
     return made
 
 
-def method_words(words: str) -> str:
-    """How a size was measured, short enough for the meaning of a code; `method_of` is the way back."""
-    before, after = FALLBACK.split("{reason}")
-    if words.startswith(before) and words.endswith(after):
-        words = _NOT_OUTLINED + words[len(before) : len(words) - len(after)]
-    return words[:64]
-
-
-def method_of(words: str) -> str:
-    """The method that `method_words` shortened."""
-    return FALLBACK.format(reason=words.removeprefix(_NOT_OUTLINED)) if words.startswith(_NOT_OUTLINED) else words
-
-
 def device_observer(maker: Maker) -> hd.sr.ObserverContext:
     """The model version as an observer."""
     return hd.sr.ObserverContext(
@@ -119,16 +103,6 @@ def device_observer(maker: Maker) -> hd.sr.ObserverContext:
     )
 
 
-def _algorithm(maker: Maker) -> hd.sr.AlgorithmIdentification:
-    return hd.sr.AlgorithmIdentification(
-        name=maker.model_name,
-        version=maker.model_version,
-        manufacturer=MANUFACTURER,
-        family=coded(*codes.ALGORITHM_FAMILY),
-        parameters=[f"checkpoint sha256 {maker.checkpoint_sha256}", NOT_DIAGNOSTIC],
-    )
-
-
 def private_scheme() -> CodingSchemeIdentificationItem:
     """What names the scheme of our own terms in an object that uses it."""
     return CodingSchemeIdentificationItem(
@@ -136,19 +110,22 @@ def private_scheme() -> CodingSchemeIdentificationItem:
     )
 
 
-def _groups(item: ReportedFinding, maker: Maker) -> list[Group]:
-    figures, evaluations = _figures(item, maker), _evaluations(item.finding)
+def _groups(item: ReportedFinding, guidelines: StudyGuidelines | None, maker: Maker) -> list[Group]:
+    finding = item.finding
+    measured, stated = figures(finding, maker), evaluations(finding, guidelines)
     common: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
-            uid=maker.tracking_uid(item.finding.finding_id), identifier=tracking_id(item.finding)
+            uid=maker.tracking_uid(finding.finding_id), identifier=tracking_id(finding)
         ),
         "finding_type": coded(*codes.NODULE),
         "finding_category": coded(*codes.ABNORMAL_STRUCTURE),
-        "finding_sites": [_site(item.finding)],
+        "finding_sites": [_site(finding)],
     }
     if item.segment is None:
         assert item.drawing.circle is not None, "what has no outline has a circle"
-        return [_planar(item, item.drawing.circle, figures, common, evaluations)]
+        planar = _planar(item, item.drawing.circle, measured, common, stated)
+        planar[0].ContentSequence.extend(texts(finding, guidelines))
+        return [planar]
     made, number = item.segment
     segment = hd.sr.ReferencedSegment(
         sop_class_uid=made.SOPClassUID,
@@ -157,8 +134,9 @@ def _groups(item: ReportedFinding, maker: Maker) -> list[Group]:
         source_series=hd.sr.SourceSeriesForSegmentation(item.series.series_uid),
     )
     volumetric = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-        **common, referenced_segment=segment, measurements=figures, qualitative_evaluations=evaluations or None
+        **common, referenced_segment=segment, measurements=measured, qualitative_evaluations=stated or None
     )
+    volumetric[0].ContentSequence.extend(texts(finding, guidelines))
     return [volumetric, *(_planar(item, line, [axis], common) for line, axis in _axes(item))]
 
 
@@ -167,7 +145,7 @@ def _planar(
     points: NDArray[np.float32],
     measurements: Measurements,
     common: dict[str, Any],
-    evaluations: list[hd.sr.QualitativeEvaluation] | None = None,
+    stated: list[hd.sr.QualitativeEvaluation] | None = None,
 ) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
     """TID 1410: an ellipse by the four ends of its axes, or a line, on the key slice."""
     image = hd.sr.SourceImageForRegion(
@@ -178,75 +156,13 @@ def _planar(
         **common,
         referenced_region=hd.sr.ImageRegion(kind, points, image),
         measurements=measurements,
-        qualitative_evaluations=evaluations or None,
+        qualitative_evaluations=stated or None,
     )
 
 
 def _site(finding: Finding) -> hd.sr.FindingSite:
     side = codes.LATERALITY.get(finding.side)
     return hd.sr.FindingSite(coded(*codes.LUNG), laterality=coded(*side) if side else None)
-
-
-def _figures(item: ReportedFinding, maker: Maker) -> Measurements:
-    """Size, density, probabilities and read-outs."""
-    finding, size = item.finding, item.finding.measurement
-    figures = [
-        hd.sr.Measurement(
-            coded(*codes.DIAMETER),
-            float(size.mean_diameter_mm),
-            coded(*codes.MM),
-            derivation=coded(*codes.MEAN),
-            method=codes.words_code(method_words(size.method)),
-        )
-    ]
-    if size.volume_mm3 is not None:
-        figures.append(hd.sr.Measurement(coded(*codes.VOLUME), float(size.volume_mm3), coded(*codes.MM3)))
-    if size.mean_hu is not None:
-        mean = coded(*codes.MEAN)
-        figures.append(
-            hd.sr.Measurement(coded(*codes.ATTENUATION), float(size.mean_hu), coded(*codes.HU), derivation=mean)
-        )
-    for value, method in (
-        (finding.probability, None),
-        (finding.probability_image_only, codes.IMAGE_ONLY),
-        (finding.probability_size_only, codes.SIZE_ONLY),
-    ):
-        if value is not None:
-            figures.append(_probability(value, method, maker))
-    return figures + _concepts(finding)
-
-
-def _probability(value: float, method: codes.Code | None, maker: Maker) -> hd.sr.Measurement:
-    return hd.sr.Measurement(
-        coded(*codes.PROBABILITY),
-        round(100 * value, _DIGITS),
-        coded(*codes.PERCENT),
-        method=coded(*method) if method else None,
-        algorithm_id=None if method else _algorithm(maker),
-    )
-
-
-def _concepts(finding: Finding) -> Measurements:
-    """What the network reads out, as it says it; `_evaluations` has the nearest words."""
-    figures = []
-    for name, value in finding.concepts.items():
-        if name == LOG_DIAMETER:
-            unit, concept = codes.MM, codes.LOG_DIAMETER
-        elif name in codes.CONCEPTS:
-            unit, concept = codes.SCORE, codes.CONCEPTS[name]
-        else:
-            continue
-        figures.append(hd.sr.Measurement(coded(*concept), round(float(value), _DIGITS), coded(*unit)))
-    return figures
-
-
-def _evaluations(finding: Finding) -> list[hd.sr.QualitativeEvaluation]:
-    found = []
-    for name in RATINGS:
-        value = codes.value_code(name, finding.concepts[name]) if name in finding.concepts else None
-        if value is not None:
-            found.append(hd.sr.QualitativeEvaluation(coded(*codes.CONCEPTS[name]), value))
-    return found
 
 
 def _axes(item: ReportedFinding) -> list[tuple[NDArray[np.float32], hd.sr.Measurement]]:

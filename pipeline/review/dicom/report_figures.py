@@ -11,16 +11,27 @@ from data_contracts.concepts import LOG_DIAMETER
 from data_contracts.errors import ContractError
 from data_contracts.review import Finding, Measurement, StudyReview
 from pipeline.review.dicom import codes
-from pipeline.review.dicom.report import method_of
+from pipeline.review.dicom import statement_codes as terms
+from pipeline.review.dicom.report_values import method_of
+from pipeline.review.dicom.reported_statements import (
+    reported_category,
+    reported_finding,
+    reported_type,
+    reported_unfamiliar,
+    study_container,
+    with_categories,
+)
 
 _SIDES = {code[0]: side for side, code in codes.LATERALITY.items()}
 _CONCEPTS = {code[0]: name for name, code in {**codes.CONCEPTS, LOG_DIAMETER: codes.LOG_DIAMETER}.items()}
-_METHOD, _DERIVED = "370129005", "121401"
+_METHOD = terms.METHOD[0]
 
 
 def with_reported_figures(review: StudyReview, report: Dataset) -> StudyReview:
-    """The review with what a report says of its findings: side, size, probabilities and read-outs.
+    """The review with what a report says of its findings and of the study.
 
+    Side, size, density, probabilities and read-outs become those of the report; one that it leaves out is not known.
+    Type, solid part, intervals, call, what is unfamiliar and Lung-RADS categories are taken over where it has them.
     What a report does not hold, as the place in the patient, readers' ratings and key images, stays as it is.
 
     Raises
@@ -40,7 +51,11 @@ def with_reported_figures(review: StudyReview, report: Dataset) -> StudyReview:
     if set(groups) != set(known):
         raise ContractError("the report is of other findings than the review", where=review.study_key)
     findings = tuple(_finding(finding, groups[finding.finding_id]) for finding in review.findings)
-    return review.model_copy(update={"findings": findings})
+    categories = {name: reported_category(own[0][0]) for name, own in groups.items()}
+    study = study_container(report)
+    guidelines = with_categories(review.guidelines, findings, categories, reported_category(study))
+    unfamiliar = reported_unfamiliar(study) or review.unfamiliar
+    return review.model_copy(update={"findings": findings, "guidelines": guidelines, "unfamiliar": unfamiliar})
 
 
 def _finding(finding: Finding, groups: list[Any]) -> Finding:
@@ -55,6 +70,12 @@ def _finding(finding: Finding, groups: list[Any]) -> Finding:
         percent = value(codes.PROBABILITY, method)
         return None if percent is None else round(percent / 100, 8)
 
+    def interval(limits: tuple[codes.Code, codes.Code]) -> tuple[float, float] | None:
+        lower, upper = map(value, limits)
+        return None if lower is None or upper is None else (lower, upper)
+
+    before = finding.measurement
+    solid_diameter, solid_volume = value(terms.SOLID_DIAMETER), value(terms.SOLID_VOLUME)
     diameter = next(m for m in measured if m.name.value == codes.DIAMETER[0])
     volume, mean_hu = value(codes.VOLUME), value(codes.ATTENUATION)
     size = Measurement(
@@ -63,6 +84,11 @@ def _finding(finding: Finding, groups: list[Any]) -> Finding:
         short_axis_mm=value(codes.SHORT_AXIS),
         volume_mm3=volume,
         mean_hu=mean_hu,
+        nodule_type=reported_type(groups[0][0]) or before.nodule_type,
+        solid_diameter_mm=before.solid_diameter_mm if solid_diameter is None else solid_diameter,
+        solid_volume_mm3=before.solid_volume_mm3 if solid_volume is None else solid_volume,
+        diameter_interval_mm=interval(terms.DIAMETER_LIMITS) or before.diameter_interval_mm,
+        volume_interval_mm3=interval(terms.VOLUME_LIMITS) or before.volume_interval_mm3,
         method=method_of(_modifier(diameter, _METHOD)[1]),
     )
     return finding.model_copy(
@@ -70,13 +96,19 @@ def _finding(finding: Finding, groups: list[Any]) -> Finding:
             "side": _side(groups[0]),
             "measurement": size,
             "probability": probability(),
+            "probability_interval": _shares(interval(terms.PROBABILITY_LIMITS)) or finding.probability_interval,
             "probability_image_only": probability(codes.IMAGE_ONLY[0]),
             "probability_size_only": probability(codes.SIZE_ONLY[0]),
             "concepts": {
                 _CONCEPTS[str(m.name.value)]: float(m.value) for m in measured if str(m.name.value) in _CONCEPTS
             },
+            **reported_finding(groups[0][0]),
         }
     )
+
+
+def _shares(percent: tuple[float, float] | None) -> tuple[float, float] | None:
+    return None if percent is None else (round(percent[0] / 100, 8), round(percent[1] / 100, 8))
 
 
 def _modifier(measurement: Any, concept: str) -> tuple[str, str]:
