@@ -111,7 +111,15 @@ def test_where_nobody_stated_anything_nothing_is_known(workspace: Workspace) -> 
     ("text", "words"),
     [
         ("shoe_size = 44", "no guideline asks for 'shoe_size'"),
-        ("study_date = 2024-03-01", "no guideline asks for 'study_date'"),
+        ("study_date = 2024-03-01", "'study_date' is not stated in a file of facts: it is read from the CT's header"),
+        ("prior_dates = []", "earlier_ct = false says that no earlier chest CT exists"),
+        ("earlier_ct = false\nprior_being_located = true", "earlier_ct = false, but prior_being_located"),
+        (
+            f'earlier_ct = false\n[study.{STUDY}.nodule.f1]\nstatus = "new"',
+            "earlier_ct = false, but status = \"new\" of nodule 'f1'",
+        ),
+        ("nodule_count = -1", "nodule_count"),
+        ("nodule_count = 1\nsubsolid_count = 2", "subsolid_count is more than nodule_count"),
         ("age_years = -3", "age_years"),
         ('sex = "x"', "sex"),
         (f"[study.{OTHER}]\nemphysema = true", "not reviewed"),
@@ -156,6 +164,20 @@ def test_a_sex_or_a_date_that_the_header_does_not_state_stays_unknown() -> None:
     assert study_date_of(record(study_date_shifted="2024-99-99")) is None
 
 
+@pytest.mark.parametrize("score", [None, 0.7])
+def test_the_findings_of_a_report_are_no_nodule_count(score: float | None) -> None:
+    patient = {"age_years": 66, "emphysema": True, "family_history": True, "screening": False}
+    own = {"f0": {"upper_lobe": True, "spiculation": False}}
+    found = [finding(f"f{number}", detection_score=score) for number in range(20)]
+    refused = asked(StatedFacts.model_validate({"patient": patient, "nodules": own}), found).nodules[0].brock[0]
+    assert refused.missing == ("nodule count",)
+    stated = {"patient": patient | {"nodule_count": 1}, "nodules": own}
+    of_one, of_many = (
+        asked(StatedFacts.model_validate(stated), findings).nodules[0].brock[0] for findings in (found[:1], found)
+    )
+    assert of_one.probability is not None and of_one == of_many
+
+
 def test_an_empty_report_is_lung_rads_1_only_where_a_person_searched_the_lungs() -> None:
     patient = {"screening": True, "lungs_evaluable": True}
     screening = StatedFacts.model_validate({"patient": patient})
@@ -187,4 +209,5 @@ def _values() -> dict[str, object]:
         "immunosuppression": False,
         "smoking": "current",
         "pack_years": 40.0,
+        "nodule_count": 1,
     }

@@ -30,8 +30,9 @@ def assess(
 
     records: series of the study. prior: of the study whose findings stand in `Finding.prior`.
     Age and sex come from the header where nobody stated them; an earlier CT that is not in the workspace is unknown,
-    not absent. That the lungs were searched is for a person to state: a program's search that found nothing is no
-    negative examination.
+    not absent. How many nodules there are is for a person to state: neither the candidates of a search nor the marks of
+    a reader are known to be all of them and nothing else. So is that the lungs were searched: a program's search that found
+    nothing is no negative examination.
     """
     first = records[0]
     known = PatientContext(
@@ -60,6 +61,7 @@ def _nodule(finding: Finding, stated: StatedFacts, thickness_mm: Mapping[str, fl
         "measured_by": "software" if finding.measurement.method == OUTLINED else "reader",
         "spiculation": _rated(finding.ratings.get("spiculation")),
         "upper_lobe": "upper" in finding.lobe if finding.lobe else None,
+        "is_candidate": finding.detection_score is not None,
     }
     if (own := stated.nodules.get(finding.finding_id)) is not None:
         known |= {name: value for name in type(own).model_fields if (value := getattr(own, name)) not in (None, ())}

@@ -93,7 +93,8 @@ def _unmatched(
         # Stable since an earlier CT it may have been stepped down.
         possible.add("2")
         first = match(TABLE, as_at_first_detection(facts), measure).row
-        notes = (f"at first detection it would be category {first.category}",) if first else ()
+        said = (nodule.status_reason,) if nodule.status_reason else ()
+        notes = (*said, *((f"at first detection it would be category {first.category}",) if first else ()))
     return _refusal(found, possible, nodule).model_copy(update={"notes": notes})
 
 
