@@ -72,7 +72,8 @@ class Finding(Record):
     probability: calibrated; None where the network could not be asked (`note` says why). probability_interval: 95 % of
     the calibration at this score. call: of the conformal set; "" where the version has no quantiles.
     unfamiliar: why the network's figures may not hold for this nodule; empty where it resembles those it was judged on.
-    prior: the same nodule in the study before.
+    prior: the same nodule in the study before. without_prior: what it says that the study compared with has none.
+    is_new: it was not there then.
     concepts: what the network reads out beside malignancy, in the concept's own unit; predictions, unlike `ratings`.
     explanation: what stands below the map, or in its place; empty where no map was asked for.
     key_images: files beside the report. stack: the file with the HU around the nodule that the page scrolls through.
@@ -103,6 +104,8 @@ class Finding(Record):
     source: str
     padded: bool = False
     prior: PriorFinding | None = None
+    without_prior: str = ""
+    is_new: bool = False
     stack: str = ""
     key_images: tuple[str, ...] = ()
     note: str = ""

@@ -40,7 +40,7 @@ class Others(NamedTuple):
     """Nodules in both lungs as a person counted them, and whether they, and the subsolid ones, are several; None is
     unknown."""
 
-    count: int | None
+    n_nodules: int | None
     are_several: bool | None
     are_several_subsolid: bool | None
 
@@ -61,7 +61,7 @@ def fleischner_of_nodule(
     spread = reachable(TABLE, facts, _intervals(nodule, facts, params), TABLE.diameter_step_mm, measure)
     possible = categories_of(TABLE, spread)
     if found.row is None:
-        words = {**_WORDS, "multiple_subsolid": COUNT if others.count is None else SUBSOLID_COUNT}
+        words = {**_WORDS, "multiple_subsolid": COUNT if others.n_nodules is None else SUBSOLID_COUNT}
         missing = list(dict.fromkeys(words.get(name, name) for name in found.missing if name != "risk"))
         missing += list(unknown_risks) if "risk" in found.missing else []
         return _refused(needs("Fleischner", missing), tuple(missing), possible)

@@ -93,8 +93,7 @@ def _unmatched(
         # Stable since an earlier CT it may have been stepped down.
         possible.add("2")
         first = match(TABLE, as_at_first_detection(facts), measure).row
-        said = (nodule.status_reason,) if nodule.status_reason else ()
-        notes = (*said, *((f"at first detection it would be category {first.category}",) if first else ()))
+        notes = (f"at first detection it would be category {first.category}",) if first else ()
     return _refusal(found, possible, nodule).model_copy(update={"notes": notes})
 
 
@@ -107,6 +106,7 @@ def _refusal(found: Match, possible: set[str], nodule: GuidelineNodule) -> Guide
     if missing:
         reason = f"Lung-RADS needs: {', '.join(missing)}"
         reason += f" (possible: {', '.join(ordered)})" if len(ordered) > 1 else ""
+        reason += f"; {nodule.status_reason}" if "status" in found.missing and nodule.status_reason else ""
     return GuidelineResult(
         guideline=TABLE.name,
         status="refused",

@@ -67,7 +67,7 @@ def _assess(
                 growth_mm=figures["growth_mm"],
                 within_days=figures["growth_within_days"],
             )
-    risks = brock(nodule, context, others.count, params)
+    risks = brock(nodule, context, others.n_nodules, params)
     return NoduleGuidelines(
         nodule_id=nodule.nodule_id,
         mean_diameter_mm=mean_diameter_mm(nodule, 0.1),
