@@ -110,10 +110,10 @@ def change_words(finding: Finding) -> str:
 
 
 def prior_rows(finding: Finding) -> list[tuple[str, str]]:
-    """Comparison with the study before, as rows."""
+    """Comparison with the study before, as rows; of a finding without counterpart what that says."""
     prior = finding.prior
     if prior is None:
-        return []
+        return [("Counterpart", finding.without_prior)] if finding.without_prior else []
     size = f"{prior.mean_diameter_mm:.1f} mm"
     if prior.volume_mm3 is not None:
         size += f", {prior.volume_mm3:.0f} mm³"
