@@ -27,7 +27,9 @@ class PatientContext(Record):
     prior_being_located, lungs_evaluable, infection_suspected: what makes a Lung-RADS 0.
     lungs_searched: the whole lungs were searched for nodules, so that an empty list means no nodule.
     other_significant_finding: what the modifier S stands for.
-    nodule_count: nodules in both lungs, where it is not the length of the list.
+    earlier_ct: an earlier chest CT of the patient exists, wherever it is. False makes every nodule one of a first CT.
+    nodule_count, subsolid_count: nodules in both lungs, and the ground-glass and part-solid ones among them, as a
+    person counted them. A list of findings is no count: a search proposes what is no nodule, a reader marks some.
     """
 
     age_years: float | None = Field(default=None, ge=0, le=130)
@@ -44,17 +46,31 @@ class PatientContext(Record):
     immunosuppression: bool | None = None
     study_date: date | None = None
     prior_dates: tuple[date, ...] | None = None
+    earlier_ct: bool | None = None
     prior_being_located: bool | None = None
     lungs_evaluable: bool | None = None
     infection_suspected: bool | None = None
     lungs_searched: bool | None = None
     other_significant_finding: bool | None = None
     nodule_count: int | None = Field(default=None, ge=0)
+    subsolid_count: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _priors_are_earlier(self) -> Self:
         if self.study_date and any(day >= self.study_date for day in self.prior_dates or ()):
             raise ValueError("a prior CT is earlier than the CT it is compared with")
+        return self
+
+    @model_validator(mode="after")
+    def _contradicts_nothing(self) -> Self:
+        if self.earlier_ct is False and self.prior_dates:
+            raise ValueError("earlier_ct = false, but there are dates of earlier CTs")
+        if self.earlier_ct is False and self.prior_being_located:
+            raise ValueError("earlier_ct = false, but prior_being_located = true")
+        if self.earlier_ct and self.prior_dates == ():
+            raise ValueError("earlier_ct = true, but the dates say that there is no earlier CT")
+        if self.nodule_count is not None and (self.subsolid_count or 0) > self.nodule_count:
+            raise ValueError("subsolid_count is more than nodule_count")
         return self
 
 
@@ -125,9 +141,13 @@ class GuidelineNodule(NoduleProperties, Measured):
 
     diameter_interval_mm: 95 % interval of the mean diameter, where the measurement knows it better than the table of
         the readers' variability does.
+    is_candidate: a search proposes it and no reader marked it; it counts as no nodule beside others.
+    status_reason: what `status` rests on, or why a comparison left it unknown.
     """
 
     nodule_id: str
+    is_candidate: bool = False
+    status_reason: str = ""
     diameter_interval_mm: tuple[float, float] | None = None
     prior: PriorNodule | None = None
 

@@ -73,7 +73,8 @@ class Finding(Record):
     the calibration at this score; None where too few were held out. call: of the conformal set; "" where the version
     has no quantiles.
     unfamiliar: why the network's figures may not hold for this nodule; empty where it resembles those it was judged on.
-    prior: the same nodule in the study before.
+    prior: the same nodule in the study before. without_prior: what it says that the study compared with has none.
+    is_new: it was not there then.
     concepts: what the network reads out beside malignancy, in the concept's own unit; predictions, unlike `ratings`.
     explanation: what stands below the map, or in its place; empty where the network was not asked.
     key_images: files beside the report. stack: the file with the HU around the nodule that the page scrolls through.
@@ -104,6 +105,8 @@ class Finding(Record):
     source: str
     padded: bool = False
     prior: PriorFinding | None = None
+    without_prior: str = ""
+    is_new: bool = False
     stack: str = ""
     key_images: tuple[str, ...] = ()
     note: str = ""

@@ -48,7 +48,7 @@ def compare_with_previous(
 
     every: all series of the workspace; records: those of the study.
     """
-    earlier = _earlier(every, records)
+    earlier = earlier_studies(every, records)
     if not earlier:
         return Previous()
     dates = tuple(sorted(earlier))
@@ -58,7 +58,7 @@ def compare_with_previous(
     return Previous(before[0].study_key, dates, guidelines, missed, problems)
 
 
-def _earlier(every: Sequence[SeriesRecord], records: Sequence[SeriesRecord]) -> dict[date, list[SeriesRecord]]:
+def earlier_studies(every: Sequence[SeriesRecord], records: Sequence[SeriesRecord]) -> dict[date, list[SeriesRecord]]:
     """Series of the patient's earlier studies by date; of two studies of one day the one with the smaller key."""
     today = study_date_of(records[0])
     found: dict[date, list[SeriesRecord]] = {}

@@ -14,7 +14,7 @@ from data_contracts.records import write_bytes_atomic
 from data_contracts.review import SeriesSummary, StudyReview
 from data_contracts.series import SeriesRecord
 from flows.engine import step
-from flows.progress import stage
+from flows.progress import say, stage
 from flows.registry import CHAMPION, Registry
 from flows.remote.opening import fetched
 from flows.reviewing.answers import keep_answerable
@@ -30,7 +30,7 @@ from flows.running.elsewhere import Terms, one_at_a_time, terms_of
 from flows.running.opaque import Heard, Opaque
 from flows.running.runners import ConfiguredRunner, completed
 from flows.workspace import Workspace
-from pipeline.review.assessment import assess
+from pipeline.review.assessment import assess, unused_facts
 from pipeline.review.cutting import short_text
 from pipeline.review.html import render_study
 from pipeline.review.pdf import render_study_pdf
@@ -54,6 +54,9 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     context, guidelines = assess(
         reading.findings, records, facts, prior_dates=previous.dates, prior=previous.guidelines
     )
+    unused = unused_facts(reading.findings, facts, previous.dates)
+    for line in unused:
+        say(f"study {study_key}: {line}")
     reading.findings.sort(key=lambda finding: -(finding.probability or 0.0))
     review = StudyReview(
         study_key=study_key,
@@ -72,7 +75,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
         guidelines=guidelines,
         prior_study_key=previous.study_key,
         missed_priors=previous.missed,
-        warnings=(*previous.problems, *asked.warnings()),
+        warnings=(*unused, *previous.problems, *asked.warnings()),
     )
     _write(workspace, review, records, reading, params)
     keep_study(workspace, asked.folder.name, reading.watched)

@@ -16,6 +16,8 @@ from pipeline.review.priors import guideline_nodule
 _SEX = {"F": "female", "M": "male"}
 #: on the five-point scale of LIDC a mean of readers this high or low is a yes or a no; between them they do not agree
 _MARKED, _ABSENT = 4.0, 2.0
+#: findings that a sentence names
+_NAMED = 5
 
 
 def assess(
@@ -30,8 +32,9 @@ def assess(
 
     records: series of the study. prior: of the study whose findings stand in `Finding.prior`.
     Age and sex come from the header where nobody stated them; an earlier CT that is not in the workspace is unknown,
-    not absent. That the lungs were searched is for a person to state: a program's search that found nothing is no
-    negative examination.
+    not absent. How many nodules there are is for a person to state: neither the candidates of a search nor the marks of
+    a reader are known to be all of them and nothing else. So is that the lungs were searched: a program's search that
+    found nothing is no negative examination.
     """
     first = records[0]
     known = PatientContext(
@@ -40,10 +43,27 @@ def assess(
         study_date=study_date_of(first),
         prior_dates=tuple(sorted(prior_dates)) or None,
     )
-    context = with_stated(known, stated.patient)
+    told = stated.patient
+    if known.prior_dates and told.earlier_ct is False:
+        told = told.model_copy(update={"earlier_ct": None})
+    context = with_stated(known, told)
     thickness_mm = {record.series_key: record.slice_thickness_mm for record in records}
     nodules = [_nodule(finding, stated, thickness_mm) for finding in findings]
     return context, assess_study(nodules, context, prior)
+
+
+def unused_facts(findings: Sequence[Finding], stated: StatedFacts, prior_dates: Sequence[date]) -> tuple[str, ...]:
+    """Facts that came to nothing, in sentences: of findings that the report has not, and what an earlier CT refutes."""
+    shown = {finding.finding_id for finding in findings}
+    unknown = sorted(name for name in stated.nodules if name not in shown)
+    lines = []
+    if unknown:
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        named = ", ".join(repr(name[:64]) for name in unknown[:_NAMED])
+        lines.append(f"Facts are stated of nodule {named}{more}, none of this report's findings; they were not used.")
+    if prior_dates and stated.patient.earlier_ct is False:
+        lines.append("Stated was earlier_ct = false, but the workspace holds an earlier CT; it was not used.")
+    return tuple(lines)
 
 
 def study_date_of(record: SeriesRecord) -> date | None:
@@ -60,9 +80,15 @@ def _nodule(finding: Finding, stated: StatedFacts, thickness_mm: Mapping[str, fl
         "measured_by": "software" if finding.measurement.method == OUTLINED else "reader",
         "spiculation": _rated(finding.ratings.get("spiculation")),
         "upper_lobe": "upper" in finding.lobe if finding.lobe else None,
+        # who accepts a candidate on the page has marked it
+        "is_candidate": finding.detection_score is not None and not finding.n_readers,
+        "status": "new" if finding.is_new else None,
+        "status_reason": finding.without_prior,
     }
     if (own := stated.nodules.get(finding.finding_id)) is not None:
         known |= {name: value for name in type(own).model_fields if (value := getattr(own, name)) not in (None, ())}
+        # what a person says of the comparison rests on what that person saw
+        known |= {"status_reason": ""} if own.status is not None else {}
     return nodule.model_copy(update=known)
 
 

@@ -90,7 +90,7 @@ def render_study(review: StudyReview, images: dict[str, bytes], stacks: dict[str
         pictures={finding.finding_id: _pictures(finding, images) for finding in findings},
         stacks=held,
         n_scrolled=sum(finding.stack in held for finding in findings),
-        study_guidelines=wording_guidelines.study_guideline_lines(review, numbers),
+        study_guidelines=wording_guidelines.page_guideline_lines(review, numbers),
         shows_guidelines=review.guidelines is not None,
         shows_prior=bool(review.prior_study_key),
         shows_model=not hides_model,

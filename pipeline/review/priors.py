@@ -21,6 +21,7 @@ from data_contracts.review import Finding, Measurement, MissedPrior, PriorFindin
 from pipeline.review.guidelines.growth import days_between, measure_growth
 from pipeline.review.guidelines.tables import LUNG_RADS, rule_table
 from pipeline.review.measure import OUTLINED, measure
+from pipeline.review.new_nodules import judged_new
 from pipeline.review.registration import Alignment, Scan, align
 
 #: Farthest that a nodule may lie from where it is expected: marks and alignment err by some mm, large nodules by more.
@@ -54,8 +55,9 @@ class DatedScan:
 class PriorMatch:
     """What the comparison found.
 
-    findings: those of now in their order, `prior` filled where one was found. missed: nodules of before that have no
-    counterpart. problem: why nothing could be compared ("" where it could); then nothing is matched nor missed.
+    findings: those of now in their order, `prior` filled where one was found, else what its lack says. missed: nodules
+    of before that have no counterpart. problem: why nothing could be compared ("" where it could); then nothing is
+    matched nor missed.
     """
 
     findings: tuple[Finding, ...]
@@ -92,6 +94,9 @@ def match_priors(
     for number, other in pairs.items():
         found = _prior_finding(now[number], scan, before[other], prior, float(distances[number, other]), params)
         findings[number] = now[number].model_copy(update={"prior": found})
+    lonely = [number for number in range(len(now)) if number not in pairs]
+    for number in lonely if before else ():
+        findings[number] = judged_new(now[number], before, alignment)
     lost = sorted(set(range(len(before))) - set(pairs.values()))
     missed = tuple(_missed(before[other], expected[other], scan, prior) for other in lost)
     return PriorMatch(tuple(findings), missed, "", alignment)

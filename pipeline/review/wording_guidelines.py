@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from markupsafe import Markup
 
 from data_contracts.guidelines import BrockResult, GuidelineResult, NoduleGuidelines
 from data_contracts.review import Finding, MissedPrior, StudyReview
@@ -14,6 +18,11 @@ UNVERIFIED = "unverified"
 UNVERIFIED_DETAIL = (
     "A figure marked unverified was not checked against the publication: it comes from secondary sources or memory."
 )
+
+#: A nodule by its number in the report; the page's script rewrites the number where it sorts the findings anew.
+_NODULE = Markup('<span class="nodule-number" data-finding="{finding_id}">nodule {number}</span>')
+#: No sentence needs more; a stated property can hold any length.
+_LONGEST = 1500
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,13 @@ class GuidelineLine:
 
 
 def study_guideline_lines(review: StudyReview, numbers: dict[str, int]) -> list[GuidelineLine]:
-    """Of the study; `numbers` gives the nodule number that the report uses for a finding_id."""
-    given = review.guidelines
-    if given is None:
-        return []
-    lines = [_line(result) for result in (given.lung_rads, given.fleischner, given.bts)]
-    return [_with_numbers(line, numbers) for line in lines]
+    """Of the study, as plain text; `numbers` gives the nodule number that the report uses for a finding_id."""
+    return [_with_numbers(line, lambda words: _numbered(words, numbers)) for line in _study_lines(review)]
+
+
+def page_guideline_lines(review: StudyReview, numbers: dict[str, int]) -> list[GuidelineLine]:
+    """The same as HTML, whose script can renumber the nodules: each stands in a span that names its finding_id."""
+    return [_with_numbers(line, lambda words: _marked_up(words, numbers)) for line in _study_lines(review)]
 
 
 def nodule_guideline_lines(review: StudyReview, finding: Finding) -> list[GuidelineLine]:
@@ -100,10 +110,10 @@ def change_words(finding: Finding) -> str:
 
 
 def prior_rows(finding: Finding) -> list[tuple[str, str]]:
-    """Comparison with the study before, as rows."""
+    """Comparison with the study before, as rows; of a finding without counterpart what that says."""
     prior = finding.prior
     if prior is None:
-        return []
+        return [("Counterpart", finding.without_prior)] if finding.without_prior else []
     size = f"{prior.mean_diameter_mm:.1f} mm"
     if prior.volume_mm3 is not None:
         size += f", {prior.volume_mm3:.0f} mm³"
@@ -167,9 +177,40 @@ def _brock_line(result: BrockResult) -> GuidelineLine:
     )
 
 
-def _with_numbers(line: GuidelineLine, numbers: dict[str, int]) -> GuidelineLine:
-    """The same with "nodule 2" in the place of "nodule <finding_id>"."""
-    reason = line.reason
-    for finding_id, number in numbers.items():
-        reason = reason.replace(f"nodule {finding_id}", f"nodule {number}")
-    return GuidelineLine(**{**line.__dict__, "reason": reason})
+def _study_lines(review: StudyReview) -> list[GuidelineLine]:
+    """Each guideline of the study; a reason begins with the nodule that decided, under its finding_id."""
+    given = review.guidelines
+    if given is None:
+        return []
+    lines = []
+    for result in (given.lung_rads, given.fleischner, given.bts):
+        line, decided = _line(result), given.deciding_nodules.get(result.guideline)
+        lines.append(replace(line, reason=f"nodule {decided} decides: {line.reason}") if decided else line)
+    return lines
+
+
+def _with_numbers(line: GuidelineLine, numbered: Callable[[str], str]) -> GuidelineLine:
+    return replace(line, reason=numbered(line.reason), notes=tuple(numbered(note) for note in line.notes))
+
+
+def _numbered(words: str, numbers: dict[str, int]) -> str:
+    """The words with "nodule 2" in the place of "nodule <finding_id>"."""
+    return "".join(f"nodule {numbers[part]}" if is_id else part for part, is_id in _parts(words, numbers))
+
+
+def _marked_up(words: str, numbers: dict[str, int]) -> Markup:
+    shown = words if len(words) <= _LONGEST else f"{words[:_LONGEST]} ..."
+    return Markup("").join(
+        _NODULE.format(finding_id=part, number=numbers[part]) if is_id else part
+        for part, is_id in _parts(shown, numbers)
+    )
+
+
+def _parts(words: str, numbers: dict[str, int]) -> list[tuple[str, bool]]:
+    """The words in pieces: (finding_id, True) where they say "nodule <finding_id>", (text, False) between."""
+    if not numbers:
+        return [(words, False)]
+    # The longest first: one id may begin another.
+    ids = "|".join(re.escape(finding_id) for finding_id in sorted(numbers, key=len, reverse=True))
+    pieces = re.split(rf"\bnodule ({ids})(?![\w-])", words)
+    return [(piece, number % 2 == 1) for number, piece in enumerate(pieces)]

@@ -33,6 +33,7 @@ BY_DIAMETER = {
         30.04=3 30.1=3 45.0=3""",
     "ground_glass new": "5.0=2 20.0=2 29.9=2 29.94=2 29.95=3 30.0=3 30.1=3",
     "ground_glass growing": "5.0=2 20.0=2 29.9=2 29.94=2 29.95=3 30.0=3",
+    "ground_glass stable": "5.0=2 29.9=2 29.94=2 29.95=2 30.0=2 31.0=2 45.0=2",
     "ground_glass slow_growing": "5.0=2 29.9=2 29.94=2 29.95=2 30.0=2 45.0=2",
 }
 
@@ -93,9 +94,12 @@ STEPPED = {
         4B 365 16.0>7.0=4B
         4X 92 9.0>9.0=4X""",
     "ground_glass": """2 365 20.0>20.0=2
-        2 365 29.0>30.0=3
+        2 365 29.0>30.0=2
         3 183 31.0>31.0=2
-        3 90 31.0>31.0=3
+        3 90 31.0>31.0=2
+        3 90 29.95>29.95=2
+        3 90 29.94>29.94=3
+        4X 365 31.0>31.0=4X
         2 365 31.0>31.5=2""",
 }
 
@@ -266,6 +270,18 @@ def test_a_spiculated_nodule_of_category_two_is_left_to_the_reader() -> None:
     result = categorise(FIRST, nodule_type="solid", mean_diameter_mm=4.0, spiculation=True)
     assert result.category == "2"
     assert result.possible == ("2", "4X")
+
+
+@pytest.mark.parametrize("before", [None, "2", "3"])
+def test_stable_ground_glass_of_thirty_millimetres_is_category_2_by_its_own_row(before: str | None) -> None:
+    day = TODAY - timedelta(days=365)
+    prior = PriorNodule.model_validate(
+        {"nodule_type": "ground_glass", "mean_diameter_mm": 31.0, "study_date": day, "lung_rads": before}
+    )
+    result = categorise(LATER, nodule_type="ground_glass", mean_diameter_mm=31.0, volume_mm3=15600, prior=prior)
+    assert (result.category, result.rule, result.possible) == ("2", "ground-glass-slow-2", ("2",))
+    assert "stable or grows slowly; mean diameter 31.0 mm (>= 30)" in result.reason
+    assert not [note for note in result.notes if "step down" in note or "size class" in note]
 
 
 def test_ground_glass_that_doubles_within_a_year_is_named() -> None:

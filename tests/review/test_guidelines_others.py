@@ -30,6 +30,7 @@ INCIDENTAL = PatientContext(
     immunosuppression=False,
     study_date=TODAY,
     prior_dates=(),
+    nodule_count=1,
 )
 LOW = {"spiculation": False, "upper_lobe": False}
 HIGH = {"spiculation": True, "upper_lobe": False}
@@ -93,7 +94,8 @@ def fleischner(facts: str, size: dict[str, float], context: PatientContext = INC
     if nodule_type == "part_solid":
         properties["solid_diameter_mm"] = 2.0
     ids = ["a", "b"] if number == "multiple" else ["a"]
-    return assess_study([nodule_of(nodule_id, **properties) for nodule_id in ids], context).fleischner
+    counted = context.model_copy(update={"nodule_count": len(ids)})
+    return assess_study([nodule_of(nodule_id, **properties) for nodule_id in ids], counted).fleischner
 
 
 def bts(context: PatientContext = INCIDENTAL, **properties: Any) -> GuidelineResult:
@@ -244,7 +246,7 @@ def test_a_mass_a_benign_nodule_and_a_lymph_node_are_told_apart() -> None:
 def test_the_most_suspicious_of_several_nodules_guides_fleischner() -> None:
     solid = nodule_of("solid", nodule_type="solid", mean_diameter_mm=4.0, **LOW)
     glass = nodule_of("glass", nodule_type="ground_glass", mean_diameter_mm=10.0, **LOW)
-    result = assess_study([solid, glass], INCIDENTAL)
+    result = assess_study([solid, glass], INCIDENTAL.model_copy(update={"nodule_count": 2}))
     assert result.fleischner.category == MONTHS_6_12
     assert result.deciding_nodules[FLEISCHNER.name] == "glass"
 
@@ -431,7 +433,8 @@ def test_brock_imputes_nothing(
     for result in risks(patient, nodule, count):
         assert result.probability is None
         assert result.missing == missing
-        assert result.reason == f"Brock needs: {', '.join(missing)}"
+        assert result.reason.startswith(f"Brock needs: {', '.join(missing)}")
+        assert ("state nodule_count" in result.reason) is (count is None)
 
 
 def test_without_spiculation_the_other_variant_still_answers_and_is_marked_unverified() -> None:
@@ -448,13 +451,75 @@ def test_brock_says_where_it_was_not_made_for() -> None:
     assert "up to 30 mm" in notes
 
 
-def test_the_count_of_the_context_stands_before_the_length_of_the_list() -> None:
-    context = PatientContext.model_validate({**PATIENT, "nodule_count": 8})
-    few = assess_study([nodule_of(**SOLID)], PatientContext.model_validate(PATIENT)).nodules[0].brock[0]
-    many = assess_study([nodule_of(**SOLID)], context).nodules[0].brock[0]
+def test_brock_takes_the_stated_count_however_many_findings_are_listed() -> None:
+    few, many = (
+        assess_study([nodule_of(**SOLID)], PatientContext.model_validate({**PATIENT, "nodule_count": count}))
+        .nodules[0]
+        .brock[0]
+        for count in (1, 8)
+    )
     assert few.logit is not None
     assert many.logit is not None
     assert few.logit - many.logit == pytest.approx(7 * 0.0824)
+
+
+@pytest.mark.parametrize("is_candidate", [False, True])
+@pytest.mark.parametrize("n_findings", [1, 4, 200])
+def test_a_list_of_findings_is_no_nodule_count(n_findings: int, is_candidate: bool) -> None:
+    listed = [nodule_of(str(number), is_candidate=is_candidate, **SOLID) for number in range(n_findings)]
+    unknown = assess_study(listed, PatientContext.model_validate(PATIENT))
+    for result in unknown.nodules[0].brock:
+        assert (result.probability, result.missing) == (None, ("nodule count",))
+        assert "state nodule_count" in result.reason
+    stated = assess_study(listed, PatientContext.model_validate({**PATIENT, "nodule_count": 2})).nodules[0].brock
+    alone = assess_study(listed[:1], PatientContext.model_validate({**PATIENT, "nodule_count": 2})).nodules[0].brock
+    assert stated == alone and stated[0].probability is not None
+
+
+def test_bts_says_how_to_state_the_count_that_brock_lacks() -> None:
+    uncounted = INCIDENTAL.model_copy(update={"nodule_count": None})
+    result = bts(uncounted, nodule_type="solid", long_axis_mm=12.0, upper_lobe=False, spiculation=False)
+    assert (result.status, result.missing) == ("refused", ("nodule count (Brock)",))
+    assert "state nodule_count" in result.reason
+
+
+def test_a_stated_count_of_none_gives_a_listed_nodule_no_probability() -> None:
+    (with_, _) = risks({}, {}, 0)
+    assert with_.probability is None and "0 is stated" in with_.reason
+
+
+def test_fleischner_asks_for_the_count_where_single_and_several_differ() -> None:
+    uncounted = INCIDENTAL.model_copy(update={"nodule_count": None})
+    medium = nodule_of(nodule_type="solid", mean_diameter_mm=7.0, **LOW)
+    result = assess_study([medium], uncounted).fleischner
+    assert (result.status, result.missing) == ("refused", ("nodule count",))
+    assert "state nodule_count" in result.reason and set(result.possible) >= {MONTHS_6_12, MONTHS_3_6}
+    small = nodule_of(nodule_type="solid", mean_diameter_mm=4.0, **LOW)
+    assert assess_study([small], uncounted).fleischner.category == NONE
+
+
+def test_candidates_never_make_several_nodules_and_two_that_readers_marked_do() -> None:
+    uncounted = INCIDENTAL.model_copy(update={"nodule_count": None})
+    solid = {"nodule_type": "solid", "mean_diameter_mm": 7.0, **LOW}
+    candidates = [nodule_of(name, is_candidate=True, **solid) for name in "abc"]
+    assert assess_study(candidates, uncounted).fleischner.missing == ("nodule count",)
+    assert assess_study(candidates, INCIDENTAL).fleischner.category == MONTHS_6_12
+    marked = [nodule_of(name, **solid) for name in "ab"]
+    assert assess_study(marked, uncounted).fleischner.category == MONTHS_3_6
+    # The count of a person is the last word, of marks too.
+    assert assess_study(marked, INCIDENTAL).fleischner.category == MONTHS_6_12
+
+
+def test_how_many_are_subsolid_is_asked_where_the_list_is_not_whole() -> None:
+    glass = nodule_of(nodule_type="ground_glass", mean_diameter_mm=10.0, **LOW)
+    asked = {count: INCIDENTAL.model_copy(update={"nodule_count": count}) for count in (None, 1, 3)}
+    assert assess_study([glass], asked[None]).fleischner.missing == ("nodule count",)
+    assert assess_study([glass], asked[1]).fleischner.category == MONTHS_6_12
+    result = assess_study([glass], asked[3]).fleischner
+    assert result.missing == ("subsolid count",) and "state subsolid_count" in result.reason
+    for count, category in ((1, MONTHS_6_12), (2, MONTHS_3_6)):
+        stated = asked[3].model_copy(update={"subsolid_count": count})
+        assert assess_study([glass], stated).fleischner.category == category
 
 
 @settings(deadline=None)

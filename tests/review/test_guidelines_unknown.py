@@ -41,8 +41,11 @@ CONTEXTS = st.fixed_dictionaries(
         "lungs_searched": maybe(True, False),
         "lungs_evaluable": maybe(True, False),
         "other_significant_finding": maybe(True, False),
+        "earlier_ct": maybe(True, False),
+        "nodule_count": maybe(0, 1, 3),
+        "subsolid_count": maybe(0),
     }
-)
+).filter(lambda facts: facts["prior_dates"] is None or facts["earlier_ct"] in (None, bool(facts["prior_dates"])))
 SIZES = {
     "nodule_type": maybe("solid", "part_solid", "ground_glass"),
     "mean_diameter_mm": maybe(3.0, 5.95, 7.0, 9.9, 31.0),

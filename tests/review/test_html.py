@@ -13,6 +13,7 @@ from data_contracts.review import StudyReview
 from pipeline.review.html import content_policy, render_study
 from pipeline.review.key_images import key_image_name, render_key_images
 from pipeline.review.stack import pack_stack
+from pipeline.review.wording_guidelines import page_guideline_lines, study_guideline_lines
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}\u2028\u202e"
 
@@ -245,3 +246,39 @@ def test_text_of_a_header_does_not_fill_the_page(study_review, key_images):
     plain = len(render_study(study_review, key_images))
     html = render_study(study_review.model_copy(update={"series": (series,), "findings": findings}), key_images)
     assert len(html) - plain < 20_000
+
+
+def test_the_guidelines_of_the_study_name_nodules_by_the_numbers_of_the_page(told_review: StudyReview) -> None:
+    html = render_study(told_review, {})
+    start = html.index("Guidelines, of the whole study")
+    part = html[start : html.index("</ul>", start)]
+    named = re.findall(r'<span class="nodule-number" data-finding="(\w+)">nodule (\d)</span>', part)
+    assert named
+    numbers = dict(enumerate((each["finding_id"] for each in _shown(html)), start=1))
+    assert all(numbers[int(number)] == finding_id for finding_id, number in named)
+    assert not re.search(r"nodule f\d", _Page(html).text)
+
+
+def test_the_deciding_nodule_and_those_of_notes_are_named_and_escaped(told_review: StudyReview) -> None:
+    hostile = '"><b>f</b>'
+    lung_rads = told_review.guidelines.lung_rads.model_copy(
+        update={"category": "3", "status": "given", "reason": "<i>large</i>", "notes": (f"nodule {hostile}: small",)}
+    )
+    guidelines = told_review.guidelines.model_copy(
+        update={"lung_rads": lung_rads, "deciding_nodules": {lung_rads.guideline: "f1"}}
+    )
+    review = told_review.model_copy(update={"guidelines": guidelines})
+    numbers = {"f1": 2, hostile: 1, "f11": 3}
+    plain = study_guideline_lines(review, numbers)[0]
+    assert (plain.reason, plain.notes) == ("nodule 2 decides: <i>large</i>", ("nodule 1: small",))
+    line = page_guideline_lines(review, numbers)[0]
+    assert line.reason == (
+        '<span class="nodule-number" data-finding="f1">nodule 2</span> decides: &lt;i&gt;large&lt;/i&gt;'
+    )
+    assert "<b>" not in line.notes[0] and "nodule 1</span>: small" in line.notes[0]
+
+
+def _shown(html: str) -> list[dict[str, str]]:
+    """The findings in the order of the page."""
+    found: list[dict[str, str]] = json.loads(_Page(html).data)["findings"]
+    return found

@@ -16,6 +16,7 @@ from pipeline.cohort.phantom_patient import PhantomPatient
 from pipeline.cohort.phantom_plan import plan_cohort
 from pipeline.imaging.lungs import segment_lungs
 from pipeline.review.measure import measure
+from pipeline.review.new_nodules import NEW, OF_A_SEARCH, OUTSIDE_BEFORE
 from pipeline.review.priors import NOT_SEEN, OUTSIDE, DatedScan, assign, guideline_nodule, match_priors
 from pipeline.review.registration import Scan, align, correlation_map
 
@@ -118,6 +119,8 @@ def test_nodules_are_found_again_grown_unchanged_new_and_gone(patient, places, s
     found = {each.finding_id: each.prior for each in match.findings}
     assert [each.finding_id for each in match.findings] == ["now3", "now1", "now0"]
     assert found["now3"] is None
+    assert [each.is_new for each in match.findings] == [True, False, False]
+    assert [each.without_prior for each in match.findings] == [NEW, "", ""]
     assert found["now1"].finding_id == "before1" and found["now0"].finding_id == "before0"
     assert all(found[name].distance_mm < 5 and found[name].study_date == "2024-01-10" for name in ("now0", "now1"))
     grown, same = found["now0"].growth, found["now1"].growth
@@ -130,6 +133,36 @@ def test_nodules_are_found_again_grown_unchanged_new_and_gone(patient, places, s
     assert np.linalg.norm(np.array(match.missed[0].lps_mm) - _lps(patient, places[2], before=False)) < 6
     asked = guideline_nodule(match.findings[2], 2.0)
     assert asked.prior.nodule_id == "before0" and asked.prior.study_date == _DAYS[0]
+
+
+def test_a_nodule_that_a_search_did_not_propose_before_is_not_called_new(patient, places, studies):
+    now, before = studies
+    scan, prior = _scans(now, before)
+    mine = [_finding(now, _lps(patient, places[3], before=False), 9.0, "now3")]
+    theirs = [_finding(before, _lps(patient, places[0], before=True), 9.0, "before0")]
+    searched = [each.model_copy(update={"detection_score": 0.8}) for each in theirs]
+    (found,) = match_priors(mine, scan, searched, prior).findings
+    assert (found.is_new, found.without_prior) == (False, OF_A_SEARCH)
+    (found,) = match_priors(mine, scan, theirs, prior).findings
+    assert (found.is_new, found.without_prior) == (True, NEW)
+
+
+def test_a_nodule_that_readers_overlooked_before_or_that_lay_outside_is_not_called_new(patient, places, studies):
+    now, before = studies
+    scan, prior = _scans(now, before)
+    mine = [_finding(now, _lps(patient, places[1], before=False), 9.0, "now1")]
+    theirs = [_finding(before, _lps(patient, places[0], before=True), 9.0, "before0")]
+    (found,) = match_priors(mine, scan, theirs, prior).findings
+    assert not found.is_new
+    assert "a structure of" in found.without_prior and "readers marked" in found.without_prior
+    low, high = sorted((places[1], places[3]), key=lambda place: place[0])
+    short = _study(patient, [(high, 9.0)], before=True, slices=slice(low[0] + 4, None))
+    scan, prior = _scans(now, short)
+    mine = [_finding(now, _lps(patient, low, before=False), 9.0, "low")]
+    theirs = [_finding(short, _lps(patient, high, before=True), 9.0, "high")]
+    match = match_priors(mine, scan, theirs, prior)
+    assert match.problem == ""
+    assert (match.findings[0].is_new, match.findings[0].without_prior) == (False, OUTSIDE_BEFORE)
 
 
 def test_a_nodule_outside_of_a_shorter_scan_is_missed_for_that_reason(patient, places, studies):

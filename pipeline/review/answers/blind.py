@@ -27,6 +27,8 @@ _EMPTY: dict[str, object] = {
     "explanation": "",
     "note": "",
     "prior": None,
+    "without_prior": "",
+    "is_new": False,
 }
 _MAP = "-map-"
 

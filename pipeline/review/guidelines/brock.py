@@ -10,6 +10,7 @@ import math
 from data_contracts.guideline_tables import BrockModel
 from data_contracts.guidelines import BrockResult, GuidelineNodule, PatientContext
 from data_contracts.params.guidelines import GuidelineParams
+from pipeline.review.guidelines.asking import COUNT, needs
 from pipeline.review.guidelines.sizes import relative_interval
 from pipeline.review.guidelines.tables import brock_table
 
@@ -24,7 +25,7 @@ LARGEST_MM = 30
 def brock(
     nodule: GuidelineNodule, context: PatientContext, count: int | None, params: GuidelineParams
 ) -> tuple[BrockResult, ...]:
-    """Both variants. count: nodules in both lungs; None is unknown."""
+    """Both variants. count: nodules in both lungs as a person counted them; None is unknown."""
     return tuple(_result(model, nodule, context, count, params) for model in brock_table().models)
 
 
@@ -40,11 +41,13 @@ def missing_inputs(
         "long axis": nodule.long_axis_mm,
         "nodule type": nodule.nodule_type,
         "upper lobe": nodule.upper_lobe,
-        "nodule count": count or None,
+        COUNT: count,
     }
     if model.spiculation is not None:
         inputs["spiculation"] = nodule.spiculation
-    return tuple(name for name, value in inputs.items() if value is None)
+    missing = [name for name, value in inputs.items() if value is None]
+    # A nodule whose probability is asked is itself one of those counted.
+    return (*missing, *([f"{COUNT} of 1 or more, where 0 is stated"] if count == 0 else []))
 
 
 def logit(
@@ -101,7 +104,7 @@ def _result(
     }
     lacking = missing_inputs(model, nodule, context, count)
     if lacking or count is None or nodule.long_axis_mm is None:
-        reason = f"Brock needs: {', '.join(lacking)}"
+        reason = needs("Brock", lacking)
         return BrockResult.model_validate({**common, "missing": lacking, "reason": reason})
     value = logit(model, nodule, context, count, size_mm=nodule.long_axis_mm)
     low, high = (

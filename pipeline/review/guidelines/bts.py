@@ -7,6 +7,7 @@ import math
 from data_contracts.guideline_tables import RuleRow
 from data_contracts.guidelines import BrockResult, GrowthResult, GuidelineNodule, GuidelineResult, PatientContext
 from data_contracts.params.guidelines import GuidelineParams
+from pipeline.review.guidelines.asking import needs
 from pipeline.review.guidelines.brock import WITH_SPICULATION
 from pipeline.review.guidelines.fleischner import is_benign, looks_like_lymph_node
 from pipeline.review.guidelines.growth import YEAR_DAYS
@@ -45,7 +46,7 @@ def bts_of_nodule(
         missing = list(dict.fromkeys(_WORDS.get(name, name) for name in found.missing if name != "brock"))
         if "brock" in found.missing:
             missing += [f"{name} (Brock)" for name in spiculated.missing]
-        return _refused(f"BTS needs: {', '.join(missing)}", tuple(missing), possible)
+        return _refused(needs("BTS", missing), tuple(missing), possible)
     row = found.row
     unknown = context.age_years is None
     return GuidelineResult(

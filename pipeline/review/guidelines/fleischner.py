@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from data_contracts.guidelines import GuidelineNodule, GuidelineResult, PatientContext
 from data_contracts.params.guidelines import GuidelineParams
+from pipeline.review.guidelines.asking import COUNT, SUBSOLID_COUNT, needs
 from pipeline.review.guidelines.growth import fleischner_growth_mm
 from pipeline.review.guidelines.matching import Fact, Measure, bounds_asked, categories_of, match, reachable
 from pipeline.review.guidelines.sizes import (
@@ -25,18 +26,23 @@ _WORDS = {
     "diameter_mm": "mean diameter",
     "solid_diameter_mm": "diameter of the solid part",
     "volume_mm3": "volume",
-    "multiple_subsolid": "type of the other nodules",
-    "multiple": "nodule count",
+    "multiple": COUNT,
 }
 
 BENIGN_CALCIFICATION = ("complete", "central", "popcorn", "concentric")
 
 
+#: From how many nodules on the guideline speaks of several.
+SEVERAL = 2
+
+
 class Others(NamedTuple):
-    """How many nodules there are: in all, and subsolid ones; None is unknown."""
+    """Nodules in both lungs as a person counted them, and whether they, and the subsolid ones, are several; None is
+    unknown."""
 
     n_nodules: int | None
-    n_subsolid: int | None
+    are_several: bool | None
+    are_several_subsolid: bool | None
 
 
 def fleischner_of_nodule(
@@ -55,9 +61,10 @@ def fleischner_of_nodule(
     spread = reachable(TABLE, facts, _intervals(nodule, facts, params), TABLE.diameter_step_mm, measure)
     possible = categories_of(TABLE, spread)
     if found.row is None:
-        missing = [_WORDS.get(name, name) for name in found.missing if name != "risk"]
+        words = {**_WORDS, "multiple_subsolid": COUNT if others.n_nodules is None else SUBSOLID_COUNT}
+        missing = list(dict.fromkeys(words.get(name, name) for name in found.missing if name != "risk"))
         missing += list(unknown_risks) if "risk" in found.missing else []
-        return _refused(f"Fleischner needs: {', '.join(missing)}", tuple(missing), possible)
+        return _refused(needs("Fleischner", missing), tuple(missing), possible)
     row = found.row
     figures = [
         f"{_WORDS[name]} {float(facts[name] or 0):.0f} {'mm3' if name.endswith('mm3') else 'mm'} ({bound.words('')})"
@@ -157,14 +164,18 @@ def _facts(nodule: GuidelineNodule, others: Others, risk: str | None) -> dict[st
         "smooth": "yes" if nodule.smooth else "no",
         "shape": nodule.shape or "not assessed",
         "risk": risk,
-        "multiple": None if others.n_nodules is None else ("yes" if others.n_nodules > 1 else "no"),
-        "multiple_subsolid": None if others.n_subsolid is None else ("yes" if others.n_subsolid > 1 else "no"),
+        "multiple": _yes_no(others.are_several),
+        "multiple_subsolid": _yes_no(others.are_several_subsolid),
         "diameter_mm": mean_diameter_mm(nodule, TABLE.diameter_step_mm),
         "solid_diameter_mm": None
         if nodule.solid_diameter_mm is None
         else round_half_up(nodule.solid_diameter_mm, TABLE.diameter_step_mm),
         "volume_mm3": None if nodule.volume_mm3 is None else round_half_up(nodule.volume_mm3),
     }
+
+
+def _yes_no(value: bool | None) -> Fact:
+    return None if value is None else ("yes" if value else "no")
 
 
 def _intervals(

@@ -9,7 +9,7 @@ from data_contracts.guidelines import GrowthResult, GuidelineNodule, GuidelineRe
 from data_contracts.params.guidelines import GuidelineParams
 from pipeline.review.guidelines.lung_rads_facts import WORDS, facts_of, intervals_of, not_assessed, status_of
 from pipeline.review.guidelines.lung_rads_hints import hints_of_bounds, hints_of_growth, raised_by_features
-from pipeline.review.guidelines.lung_rads_steps import Decision, by_step, stepped
+from pipeline.review.guidelines.lung_rads_steps import Decision, by_step, row_of_stable, stepped
 from pipeline.review.guidelines.matching import Fact, Facts, Match, Measure, bounds_asked, match, reachable
 from pipeline.review.guidelines.tables import LUNG_RADS, checked_against, rule_table
 
@@ -46,7 +46,8 @@ def lung_rads_of_nodule(
     possible = {row.category for row in rows}
     if unchanged:
         possible = {stepped(nodule, Decision(row.category, row, ""), days).category for row in rows}
-    hinted, notes = hints_of_bounds(asked, measure, size.category)
+    placed = {**facts, "status": "stable"} if unchanged and row_of_stable(nodule, found.row) else asked
+    hinted, notes = hints_of_bounds(placed, measure, decision.category if placed is not asked else size.category)
     if unchanged and growth is not None:
         more, words = hints_of_growth(facts, measure, growth)
         hinted, notes = hinted | more, [*notes, *words]
@@ -105,6 +106,7 @@ def _refusal(found: Match, possible: set[str], nodule: GuidelineNodule) -> Guide
     if missing:
         reason = f"Lung-RADS needs: {', '.join(missing)}"
         reason += f" (possible: {', '.join(ordered)})" if len(ordered) > 1 else ""
+        reason += f"; {nodule.status_reason}" if "status" in found.missing and nodule.status_reason else ""
     return GuidelineResult(
         guideline=TABLE.name,
         status="refused",

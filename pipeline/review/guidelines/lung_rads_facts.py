@@ -42,12 +42,12 @@ def status_of(nodule: GuidelineNodule, context: PatientContext, growth: GrowthRe
     if nodule.status is not None:
         if measured == "growing" and nodule.status == "stable" and growth is not None:
             return nodule.status, f"called stable, though {growth.words}"
-        return nodule.status, ""
+        return nodule.status, nodule.status_reason
     if measured is not None and growth is not None:
         return measured, growth.words
-    if context.prior_dates == () and nodule.prior is None:
+    if nodule.prior is None and (context.earlier_ct is False or context.prior_dates == ()):
         return "baseline", ""
-    return None, ""
+    return None, nodule.status_reason
 
 
 def facts_of(nodule: GuidelineNodule, status: str | None) -> dict[str, Fact]:

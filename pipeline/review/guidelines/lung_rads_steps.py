@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from data_contracts.guideline_tables import Rule
+from data_contracts.guideline_tables import Rule, RuleRow
 from data_contracts.guidelines import GuidelineNodule, PriorNodule
 from pipeline.review.guidelines.lung_rads_facts import facts_of
 from pipeline.review.guidelines.matching import Measure, match
@@ -56,6 +56,8 @@ def stepped(nodule: GuidelineNodule, size: Decision, days: int | None) -> Decisi
     """
     prior = nodule.prior or PriorNodule()
     before = prior.lung_rads
+    if (row := row_of_stable(nodule, size.rule)) is not None:
+        return Decision(row.category, row, size.reason.replace(size.rule.finding, row.finding, 1))
     if size.category == "1" or before == "0":
         return size
     if before is None:
@@ -77,6 +79,26 @@ def stepped(nodule: GuidelineNodule, size: Decision, days: int | None) -> Decisi
     if days < _TABLE.figures[figure]:
         return by_step(before, rule_id, f"{stable}, but only {days} days later")
     return by_step(lower, rule_id, f"{stable} {days} days later")
+
+
+def row_of_stable(nodule: GuidelineNodule, at_first: Rule) -> RuleRow | None:
+    """The table's own row for a stable nodule of the size class of `at_first`; None where only a step places it.
+
+    None too after a category 4: size alone never gives one to ground glass, so that the row says nothing of what did.
+    """
+    if not isinstance(at_first, RuleRow) or (nodule.prior and nodule.prior.lung_rads in ("4A", "4B", "4X")):
+        return None
+    facts = facts_of(nodule, "stable")
+    return next(
+        (
+            row
+            for row in _TABLE.rows
+            if "stable" in row.when.get("status", ())
+            and (row.bounds, row.volume) == (at_first.bounds, at_first.volume)
+            and all(facts.get(name) in words for name, words in row.when.items())
+        ),
+        None,
+    )
 
 
 def _reached_higher_class(nodule: GuidelineNodule, prior: PriorNodule, size: Decision) -> bool:

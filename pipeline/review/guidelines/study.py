@@ -16,7 +16,7 @@ from pipeline.review.guidelines import bts as bts_rules
 from pipeline.review.guidelines import fleischner as fleischner_rules
 from pipeline.review.guidelines import lung_rads as lung_rads_rules
 from pipeline.review.guidelines.brock import brock
-from pipeline.review.guidelines.fleischner import Others
+from pipeline.review.guidelines.fleischner import SEVERAL, Others
 from pipeline.review.guidelines.growth import days_between, measure_growth
 from pipeline.review.guidelines.lung_rads_study import lung_rads_of_study
 from pipeline.review.guidelines.most_suspicious import most_suspicious
@@ -80,11 +80,18 @@ def _assess(
 
 
 def _others(nodules: Sequence[GuidelineNodule], context: PatientContext) -> Others:
-    """Counts of nodules: the context's, else those of the list."""
-    count = context.nodule_count if context.nodule_count is not None else len(nodules)
-    subsolid = sum(nodule.nodule_type in ("ground_glass", "part_solid") for nodule in nodules)
-    unknown = sum(nodule.nodule_type is None for nodule in nodules) + max(0, count - len(nodules))
-    return Others(n_nodules=count, n_subsolid=subsolid if subsolid > 1 or not unknown else None)
+    """Counts of nodules as a person stated them; the list says no more than that there are several."""
+    marked = [nodule for nodule in nodules if not nodule.is_candidate]
+    count, subsolid = context.nodule_count, context.subsolid_count
+    if subsolid is None:
+        subsolid = sum(nodule.nodule_type in ("ground_glass", "part_solid") for nodule in marked)
+        is_whole = len(marked) == count and all(nodule.nodule_type is not None for nodule in marked)
+        if count is not None and count <= 1:
+            subsolid = min(subsolid, count)
+        elif subsolid < SEVERAL and not is_whole:
+            subsolid = None
+    are_several = count >= SEVERAL if count is not None else (len(marked) >= SEVERAL or None)
+    return Others(count, are_several, None if subsolid is None else subsolid >= SEVERAL)
 
 
 def _with_prior_category(nodule: GuidelineNodule, prior: StudyGuidelines | None) -> GuidelineNodule:
