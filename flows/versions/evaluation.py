@@ -22,6 +22,7 @@ from data_contracts.records import write_bytes_atomic
 from flows.datasets.labelled import patches_of
 from flows.engine import step
 from flows.registry import Registry
+from flows.registry.evidence import fitted_patients
 from flows.versions.concepts import concept_table, concepts_in_own_units
 from flows.versions.disclosure import disclosure_of, write_disclosure
 from flows.versions.facts import held_out_facts
@@ -114,7 +115,7 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
     run_folder, card = Registry(workspace, model_name).verified_folder(version)
     dataset_dir = workspace.dataset(dataset or card.dataset_id)
     reader = PatchReader(dataset_dir)
-    rows, whose = unseen_rows(workspace, reader, card)
+    rows, whose = unseen_rows(reader, card, fitted_patients(workspace, run_folder, card))
     if rows.empty:
         raise NothingUsableError("the dataset has no patients unseen in training", where=dataset_dir.name)
     cut = TrainParams(common_spacing_mm=card.training.get("common_spacing_mm", 0.0))
@@ -146,15 +147,25 @@ def _held_out_at_training(run_folder: Path) -> pd.DataFrame | None:
     return table[table["site"] == site] if site else table
 
 
-def unseen_rows(workspace: Workspace, reader: PatchReader, card: ModelCard) -> tuple[pd.DataFrame, str]:
-    """Rows that the version of `card` may be judged by, and which these are; the held-out split in doubt."""
-    held_out = reader.index[reader.index["split"] == Split.TEST.value], "held-out patients of the dataset"
-    learned_dir = workspace.datasets_root / card.dataset_id
-    if reader.card.dataset_id == card.dataset_id or not learned_dir.is_dir():
-        return held_out
-    trained_on = PatchReader(learned_dir).index
-    learned = set(trained_on.loc[trained_on["split"] != Split.TEST.value, "patient_key"])
-    return reader.index[~reader.index["patient_key"].isin(learned)], "all patients of the dataset unseen in training"
+def unseen_rows(reader: PatchReader, card: ModelCard, fitted: frozenset[str] | None) -> tuple[pd.DataFrame, str]:
+    """Rows that the version of `card` may be judged by, and which these are.
+
+    fitted: keys of the patients that it learned from or was calibrated on; None where nobody knows any more.
+
+    Raises
+    ------
+    NothingUsableError: nobody knows whom it learned from, so no patient is known to be unseen.
+    """
+    if fitted is None:
+        raise NothingUsableError(
+            "nobody knows any more whom this version learned from, so no patient is known to be unseen",
+            where=reader.card.dataset_id,
+            todo=f"Bring back the dataset {card.dataset_id}, or train the version again.",
+        )
+    unseen = reader.index[~reader.index["patient_key"].isin(fitted)]
+    if reader.card.dataset_id == card.dataset_id:
+        return unseen[unseen["split"] == Split.TEST.value], "held-out patients of the dataset"
+    return unseen, "all patients of the dataset unseen in training"
 
 
 @flow(name="evaluate", log_prints=False)
