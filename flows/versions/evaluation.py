@@ -13,7 +13,7 @@ from prefect import flow
 
 from data_contracts.concepts import CONCEPT_TABLE, CONCEPTS_FILE
 from data_contracts.errors import NothingUsableError
-from data_contracts.evaluation import AdaptationDecision, EvaluationReport, Figure
+from data_contracts.evaluation import AdaptationDecision, EvaluationReport, Figure, ScoreFigures
 from data_contracts.manifest import Split
 from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import EvaluateParams, TrainParams
@@ -35,6 +35,7 @@ from pipeline.scoring.concepts import concept_figures
 from pipeline.scoring.conformal import conformal_calls
 from pipeline.scoring.evaluation import build_report
 from pipeline.scoring.fusion import apply_calibration
+from pipeline.scoring.thresholds import threshold_name
 
 
 def predictions_of(
@@ -68,9 +69,11 @@ def write_evaluation(
     adaptation: AdaptationDecision | None = None,
     concepts: pd.DataFrame | None = None,
     source: pd.DataFrame | None = None,
+    same_alternatives: Mapping[str, tuple[ScoreFigures, ...]] | None = None,
 ) -> EvaluationReport:
     """predictions.parquet, concepts.parquet, evaluation.json and report.html of one network on one held-out set.
 
+    same_alternatives: figures of networks that were not chosen, on this very set, where their predictions are gone.
     source: predictions on the held-out patients of training, where `predictions` are of another dataset.
 
     Returns what evaluation.json holds.
@@ -96,6 +99,8 @@ def write_evaluation(
         target_site=str(card.training.get("target_site", "")),
         source=source,
     )
+    if same_alternatives:
+        report = report.model_copy(update={"alternatives": dict(same_alternatives)})
     if concepts is not None:
         report = report.model_copy(update={"concepts": concept_figures(concepts, params)})
         CONCEPT_TABLE.write(folder / CONCEPTS_FILE, concepts)
@@ -122,6 +127,7 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
     predictor, patches = Predictor.load(run_folder), patches_of(reader, rows, cut)
     logits = predictor.logits(patches)
     warnings = tuple(dict.fromkeys((*card.warnings, *reader.card.warnings)))
+    sealed, same = _report_at_training(run_folder), dataset_dir.name == card.dataset_id
     used = card.model_copy(update={"dataset_id": dataset_dir.name, "warnings": warnings})
     folder = workspace.root / "evaluations" / f"{card.run_id}-{dataset_dir.name}"
     write_evaluation(
@@ -131,10 +137,33 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
         protocol=f"{whose}; thresholds and calibration as registered",
         params=EvaluateParams(),
         concepts=concept_table(concepts_in_own_units(predictor.network, patches, card), rows),
-        source=_held_out_at_training(run_folder) if dataset_dir.name != card.dataset_id else None,
+        source=None if same else _held_out_at_training(run_folder),
+        baseline_thresholds=_baseline_thresholds(sealed),
+        adaptation=sealed.adaptation if sealed else None,
+        same_alternatives=sealed.alternatives if sealed and same else None,
     )
     write_disclosure(disclosure_of(workspace, folder, card=card), folder)
     return folder
+
+
+def _report_at_training(run_folder: Path) -> EvaluationReport | None:
+    """The evaluation that was registered with a version: it alone knows what was frozen and decided in training."""
+    file = run_folder / "evaluation.json"
+    return EvaluationReport.read(file) if file.is_file() else None
+
+
+def _baseline_thresholds(sealed: EvaluationReport | None) -> dict[str, dict[str, float]]:
+    """Thresholds of size only and image only by score, which the model card does not hold."""
+    operating = threshold_name(EvaluateParams().operating_specificity)
+    frozen: dict[str, dict[str, float]] = {}
+    for score in ("score_image", "score_size"):
+        row = sealed.find(score) if sealed else None
+        if row is None:
+            continue
+        frozen[score] = {point.name: point.threshold for point in row.operating_points}
+        if row.threshold is not None:  # reports of before hold the one threshold only
+            frozen[score].setdefault(operating, row.threshold)
+    return frozen
 
 
 def _held_out_at_training(run_folder: Path) -> pd.DataFrame | None:
