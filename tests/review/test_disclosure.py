@@ -120,6 +120,24 @@ def test_an_evaluation_on_another_dataset_is_a_test_on_external_data():
     assert _answer(_build(), 0, "33").text.startswith("Not part of this evaluation.")
 
 
+@pytest.mark.parametrize(("checklist", "item"), [(1, "16"), (1, "20c")])
+def test_a_version_of_one_site_that_is_judged_on_two_says_so(checklist, item):
+    counts = {**DATASET.counts, "split:train label:0": 34, "split:train label:1": 38}
+    training = {"source_site": "site-a", "target_site": "site-b", "n_train": 36, "n_validation": 12, "network": "x"}
+    card = evaluated_card()
+    card = card.model_copy(update={"training": {**card.training, **training}})
+    text = _answer(_build(card=card, dataset_card=DATASET.model_copy(update={"counts": counts})), checklist, item).text
+    assert text.startswith("By design: it learned from site site-a (36 nodules, 12 in validation) and is judged on ")
+    assert "No label of site site-b was learned from. Held-out patients are a random part" in text
+    assert "72" not in text and "None by design" not in text
+
+
+def test_a_version_of_all_sites_says_that_there_is_no_difference():
+    card = evaluated_card()
+    card = card.model_copy(update={"training": {**card.training, "source_site": "", "target_site": ""}})
+    assert _answer(_build(card=card), 1, "16").text.startswith("None by design: held-out patients are")
+
+
 def test_random_weights_are_never_called_pretrained():
     told = _answer(_build(card=evaluated_card(pretrained=False, weights="none", weights_sha256="")), 0, "24").text
     assert "random numbers, not from pretrained weights" in told
