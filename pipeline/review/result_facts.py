@@ -57,9 +57,9 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
         else Fact(f"{unseen} of the same dataset that took no part in training: {where}."),
         "external": Fact(f"Yes: {where}.")
         if external
-        else Fact(
-            "Not part of this evaluation. `noduleflow evaluate VERSION --dataset OTHER` tests a version on patients of "
-            "another dataset."
+        else not_applicable(
+            "this evaluation is on patients of the dataset of the training; `noduleflow evaluate VERSION --dataset "
+            "OTHER` tests a version on those of another"
         ),
         "flow": Fact(
             f"{report.n_nodules} labelled nodules of {report.n_patients} patients"

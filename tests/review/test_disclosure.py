@@ -117,7 +117,18 @@ def test_an_evaluation_on_another_dataset_is_a_test_on_external_data():
     disclosure = _build(report=full_report(dataset_id="dataset-2"), dataset_card=other)
     assert _answer(disclosure, 0, "32").status == "not_applicable"
     assert _answer(disclosure, 0, "33").text.startswith("Yes: dataset dataset-2")
-    assert _answer(_build(), 0, "33").text.startswith("Not part of this evaluation.")
+    inside = _answer(_build(), 0, "33")
+    assert inside.status == "not_applicable" and inside.text.startswith("Not applicable, because this evaluation is on")
+
+
+def test_card_and_page_say_how_much_waits_for_the_site():
+    disclosure = _build()
+    waiting = sum(checklist.count("not_stated") for checklist in disclosure.checklists)
+    told = disclosure.applied_model_card.TrustIngredients.AISystemFacts.Transparency
+    assert f"{len(disclosure.not_stated)} questions wait for the site's statement" in told
+    assert f"{waiting} of the 96 items of the checklists are not answered until" in render_disclosure(disclosure)
+    told = _build(dict.fromkeys(SITE_QUESTIONS, "Yes.")).applied_model_card.TrustIngredients.AISystemFacts.Transparency
+    assert "No questions wait for the site's statement." in told
 
 
 @pytest.mark.parametrize(("checklist", "item"), [(1, "16"), (1, "20c")])
