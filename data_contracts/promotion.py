@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from difflib import get_close_matches
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from data_contracts.records import Record, digest_of
+from data_contracts.site_statements import OPTIONAL_QUESTIONS, SITE_QUESTIONS
 
 
 class PromotionPolicy(Record):
@@ -30,31 +32,57 @@ class PromotionPolicy(Record):
         name and by account, none of them may be who trained it.
     """
 
+    # a bound that is NaN would refuse or pass by chance of the comparison, and true would pass for 1
+    model_config = ConfigDict(allow_inf_nan=False)
+
     name: str = Field("default", min_length=1, max_length=64)
-    version: int = Field(1, ge=1)
-    min_auc: float = 0.6
-    min_auc_minus_size: float = -0.05
-    min_size_matched_auc: float | None = None
-    max_auc_drop_vs_champion: float = 0.02
-    max_ece: float = 0.2
-    min_calibration_slope: float | None = None
-    max_calibration_slope: float | None = None
-    min_test_nodules: int = 20
-    min_subgroup_auc: float | None = 0.5
-    subgroup_min_nodules: int = Field(30, ge=2)
-    max_adaptation_loss: float | None = 0.02
-    require_pretrained: bool = False
-    require_card: bool = True
+    version: int = Field(1, ge=1, strict=True)
+    min_auc: float = Field(0.6, ge=0, le=1, strict=True)
+    min_auc_minus_size: float = Field(-0.05, ge=-1, le=1, strict=True)
+    min_size_matched_auc: float | None = Field(None, ge=0, le=1, strict=True)
+    max_auc_drop_vs_champion: float = Field(0.02, ge=-1, le=1, strict=True)
+    max_ece: float = Field(0.2, ge=0, le=1, strict=True)
+    min_calibration_slope: float | None = Field(None, strict=True)
+    max_calibration_slope: float | None = Field(None, strict=True)
+    min_test_nodules: int = Field(20, ge=0, strict=True)
+    min_subgroup_auc: float | None = Field(0.5, ge=0, le=1, strict=True)
+    subgroup_min_nodules: int = Field(30, ge=2, strict=True)
+    max_adaptation_loss: float | None = Field(0.02, ge=-1, le=1, strict=True)
+    require_pretrained: bool = Field(False, strict=True)
+    require_card: bool = Field(True, strict=True)
     require_statements: tuple[str, ...] = ()
-    refuse_severe_warnings: bool = True
-    max_override_rate: float | None = Field(None, ge=0, le=1)
-    override_min_answers: int = Field(20, ge=1)
-    signoffs: int = Field(0, ge=0, le=20)
-    signer_is_not_trainer: bool = False
+    refuse_severe_warnings: bool = Field(True, strict=True)
+    max_override_rate: float | None = Field(None, ge=0, le=1, strict=True)
+    override_min_answers: int = Field(20, ge=1, strict=True)
+    signoffs: int = Field(0, ge=0, le=20, strict=True)
+    signer_is_not_trainer: bool = Field(False, strict=True)
+
+    @field_validator("require_statements")
+    @classmethod
+    def _are_questions(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """A key that nobody is asked is never left open: its gate would pass for ever."""
+        for key in keys:
+            if key in OPTIONAL_QUESTIONS:
+                raise ValueError(f"{key!r} is optional in [disclosure], so it cannot be required")
+            if key != "all" and key not in SITE_QUESTIONS:
+                raise ValueError(f"{key[:60]!r} is no key of [disclosure]{_nearest(key)}")
+        return keys
+
+    @model_validator(mode="after")
+    def _slopes_are_in_order(self) -> Self:
+        low, high = self.min_calibration_slope, self.max_calibration_slope
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_calibration_slope {low:g} is above max_calibration_slope {high:g}")
+        return self
 
     def digest(self) -> str:
         """Short digest of every bound: two policies of one name and version that differ can be told apart."""
         return digest_of(self.model_dump(mode="json"))
+
+
+def _nearest(key: str) -> str:
+    near = get_close_matches(key, [*SITE_QUESTIONS, "all"], n=1)
+    return f"; {near[0]!r} is one" if near else ' nor "all"'
 
 
 class GateResult(Record):

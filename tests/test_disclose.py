@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,8 @@ def test_a_run_holds_its_model_card_with_what_the_site_stated(run):
     assert "funding" not in disclosure.not_stated and "ethics" in disclosure.not_stated
     card = disclosure.applied_model_card
     assert card.TrustIngredients.TransparencyInformation.FundingSource == "The hospital."
+    day = datetime.fromtimestamp((folder / "evaluation.json").stat().st_mtime, UTC).date().isoformat()
+    assert card.ReleaseInfo.ReleaseDate == day
     assert "random numbers" in card.TrustIngredients.AISystemFacts.FoundationModels
     assert "The hospital." in (folder / "disclosure.html").read_text()
 
@@ -54,7 +58,11 @@ def test_what_the_site_states_later_stands_in_the_card_made_later(run, tmp_path)
     before = path.read_text()
     try:
         path.write_text(before + 'ethics = "Committee of the hospital, 17/2026."\n')
-        assert "ethics" not in disclosure_of(workspace, folder).not_stated
+        before_release = Disclosure.read(folder / "disclosure.json").applied_model_card.ReleaseInfo
+        os.utime(folder / "evaluation.json", (0, 0))  # as a copy may leave it
+        later = disclosure_of(workspace, folder)
+        assert "ethics" not in later.not_stated
+        assert later.applied_model_card.ReleaseInfo == before_release
     finally:
         path.write_text(before)
     assert (folder / "disclosure.json").read_bytes() == registered

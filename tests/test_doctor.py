@@ -21,7 +21,10 @@ from flows.oncall.check import Check
 from flows.settings import Settings, apply_to_work
 from flows.workspace import Workspace
 
-MOST = "python versions packages disk permissions keys clock egress weights tables schedules prefect mlflow registry"
+MOST = (
+    "python versions packages disk permissions keys clock egress weights tables policy schedules prefect mlflow "
+    "registry"
+)
 
 
 @pytest.fixture
@@ -161,6 +164,26 @@ def test_a_torn_record_of_a_series(workspace: Workspace) -> None:
     folder.mkdir(parents=True)
     (folder / "series.json").write_text('{"series_key": ')
     failed(site.tables(workspace), "0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("min_acu = 0.9\n", "unknown parameter 'min_acu'"),
+        ('require_statements = ["ethicss"]\n', "ethicss"),
+        ("min_auc = \n", "not TOML"),
+    ],
+)
+def test_a_policy_of_the_installation_that_no_promotion_can_read(tmp_path: Path, text: str | None, words: str) -> None:
+    path = tmp_path / "house.toml"
+    settings = Settings(policy=path, _env_file=None)
+    if text is not None:
+        path.write_text(text)
+    failed(site.policy(settings), words)
+    path.write_text('name = "house"\n')
+    assert site.policy(settings).state == "ok"
+    assert site.policy(Settings(_env_file=None)).state == "ok"
 
 
 def test_schedules_that_are_paused_make_no_runs_or_are_not_deployed(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from card_factory import resnet50_card
 
+from data_contracts.errors import NothingUsableError
 from data_contracts.params import LabelParams, SplitParams
+from flows.registry.evidence import FITTED_FILE, fitted_patients
 from flows.versions.evaluation import unseen_rows
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.importers import import_npz
@@ -44,23 +48,43 @@ def datasets(tmp_path_factory):
     return folder / "datasets", *cards
 
 
-def test_of_another_dataset_all_patients_count_that_the_version_did_not_learn_from(datasets):
-    root, one, other = datasets
-    workspace, trained = SimpleNamespace(datasets_root=root), SimpleNamespace(dataset_id=one.dataset_id)
-    rows, whose = unseen_rows(workspace, PatchReader(root / other.dataset_id), trained)
-    learned = PatchReader(root / one.dataset_id).index
-    learned = set(learned.loc[learned["split"] != "test", "patient_key"])
+@pytest.fixture
+def version(datasets, tmp_path):
+    """The run folder of a version of the first dataset, with the list of its patients that registering leaves."""
+    root, one, _other = datasets
+    card = resnet50_card().model_copy(update={"dataset_id": one.dataset_id})
+    index = PatchReader(root / one.dataset_id).index
+    learned = sorted(set(index.loc[index["split"] != "test", "patient_key"]))
+    (tmp_path / FITTED_FILE).write_text(json.dumps({"patients": learned}))
+    return tmp_path, card, set(learned)
+
+
+@pytest.mark.parametrize("trained_on_is_there", [True, False])
+def test_of_another_dataset_all_patients_count_that_the_version_did_not_learn_from(
+    datasets, version, tmp_path, trained_on_is_there
+):
+    root, _one, other = datasets
+    folder, card, learned = version
+    workspace = SimpleNamespace(datasets_root=root if trained_on_is_there else tmp_path / "nothing")
+    rows, whose = unseen_rows(PatchReader(root / other.dataset_id), card, fitted_patients(workspace, folder, card))
     assert not set(rows["patient_key"]) & learned
     assert len(rows) >= 20  # every new patient, whatever split the other dataset gives it
     assert whose.startswith("all patients")
 
 
-def test_of_its_own_dataset_and_where_that_is_gone_the_held_out_split_counts(datasets):
-    root, _one, other = datasets
+def test_of_its_own_dataset_the_held_out_split_counts(datasets, version):
+    root, one, _other = datasets
+    folder, card, learned = version
     workspace = SimpleNamespace(datasets_root=root)
-    for trained_on in (other.dataset_id, "gone"):
-        rows, whose = unseen_rows(
-            workspace, PatchReader(root / other.dataset_id), SimpleNamespace(dataset_id=trained_on)
-        )
-        assert set(rows["split"]) == {"test"}
-        assert whose.startswith("held-out")
+    rows, whose = unseen_rows(PatchReader(root / one.dataset_id), card, fitted_patients(workspace, folder, card))
+    assert set(rows["split"]) == {"test"} and not set(rows["patient_key"]) & learned
+    assert whose.startswith("held-out")
+
+
+def test_a_version_of_which_nobody_knows_whom_it_learned_from_is_judged_on_nobody(datasets, version, tmp_path):
+    root, _one, other = datasets
+    folder, card, _learned = version
+    (folder / FITTED_FILE).unlink()
+    fitted = fitted_patients(SimpleNamespace(datasets_root=tmp_path / "nothing"), folder, card)
+    with pytest.raises(NothingUsableError, match="nobody knows any more whom this version learned from"):
+        unseen_rows(PatchReader(root / other.dataset_id), card, fitted)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from flows.whole.summary import comparison_text
 from pipeline.scoring.compare import compare_paired
 from pipeline.scoring.delong import delong_paired
 
@@ -81,3 +84,16 @@ def test_without_both_classes_in_common_there_is_a_note(rows):
     assert found.difference.value is None and found.difference.note
     assert found.difference_bootstrap.value is None
     assert found.auc_a is None and found.p_value is None
+
+
+@pytest.mark.parametrize("patients", [40, 1])
+def test_the_printed_p_is_of_the_method_of_the_printed_interval(patients):
+    a, b = (scored(seed=seed).assign(patient_key=[f"p{i % patients}" for i in range(80)]) for seed in (0, 1))
+    record = {"a": "1", "b": "2", **asdict(compare_paired(a, b, draws=100))}
+    record["difference"] = record["difference"].model_dump()
+    text = comparison_text(record)
+    if patients == 1:
+        assert record["p_value_clustered"] is None and "p = " not in text
+    else:
+        assert f"p = {record['p_value_clustered']:.3f} on" in text
+        assert f"{record['p_value']:.3f}" != f"{record['p_value_clustered']:.3f}"

@@ -140,6 +140,20 @@ def _not_deployed(settings: Settings, there: set[str]) -> list[tuple[State, str,
     return [("failed", f"the configuration schedules {', '.join(missing)}, and Prefect does not know them", todo)]
 
 
+def policy(settings: Settings) -> Check:
+    """The installation's promotion policy can be read, and every key of it is one."""
+    from flows.registry.policy import read_policy
+
+    todo = "Mend the file that NODULEFLOW_POLICY names, or unset it; until then every promotion is refused."
+    try:
+        found = read_policy(settings.policy)
+    except NoduleflowError as error:
+        return Check("policy", "failed", f"{error.what} ({error.where})", f"{error.todo} {todo}".strip())
+    if settings.policy is None:
+        return Check("policy", "ok", "the installation fixes none; promote takes --policy, or its defaults")
+    return Check("policy", "ok", f"{found.name}, version {found.version}, of {settings.policy}")
+
+
 def mlflow(workspace: Workspace) -> Check:
     """The embedded database is whole; a server is asked by the registry's check."""
     database = workspace.mlflow_database

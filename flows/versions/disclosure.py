@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,20 @@ def disclosure_of(workspace: Workspace, folder: Path, *, card: ModelCard | None 
         _dataset_card(workspace, folder, report.dataset_id),
         json.loads(run_environment.read_text()) if run_environment.exists() else {},
         site_statements(workspace),
+        made_on=_made_on((workspace.runs_root / card.run_id, folder)),
     )
+
+
+def _made_on(folders: tuple[Path, ...]) -> str:
+    """The date of a run: the one its first disclosure states, else of its evaluation; "" where both are gone."""
+    for folder in folders:
+        if (path := folder / "disclosure.json").is_file():
+            stated = Disclosure.read(path).applied_model_card.ReleaseInfo.ReleaseDate
+            if re.fullmatch(r"\d{4}-\d\d-\d\d", stated):  # disclosures of before hold a sentence
+                return stated
+        if (path := folder / "evaluation.json").is_file():
+            return datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat()
+    return ""
 
 
 def _dataset_card(workspace: Workspace, folder: Path, dataset_id: str) -> DatasetCard | None:

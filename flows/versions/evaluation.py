@@ -13,7 +13,7 @@ from prefect import flow
 
 from data_contracts.concepts import CONCEPT_TABLE, CONCEPTS_FILE
 from data_contracts.errors import NothingUsableError
-from data_contracts.evaluation import AdaptationDecision, EvaluationReport, Figure
+from data_contracts.evaluation import AdaptationDecision, EvaluationReport, Figure, ScoreFigures
 from data_contracts.manifest import Split
 from data_contracts.model_card import Calibration, ModelCard
 from data_contracts.params import EvaluateParams, TrainParams
@@ -22,6 +22,7 @@ from data_contracts.records import write_bytes_atomic
 from flows.datasets.labelled import patches_of
 from flows.engine import step
 from flows.registry import Registry
+from flows.registry.evidence import fitted_patients
 from flows.versions.concepts import concept_table, concepts_in_own_units
 from flows.versions.disclosure import disclosure_of, write_disclosure
 from flows.versions.facts import held_out_facts
@@ -34,6 +35,7 @@ from pipeline.scoring.concepts import concept_figures
 from pipeline.scoring.conformal import conformal_calls
 from pipeline.scoring.evaluation import build_report
 from pipeline.scoring.fusion import apply_calibration
+from pipeline.scoring.thresholds import threshold_name
 
 
 def predictions_of(
@@ -67,9 +69,11 @@ def write_evaluation(
     adaptation: AdaptationDecision | None = None,
     concepts: pd.DataFrame | None = None,
     source: pd.DataFrame | None = None,
+    same_alternatives: Mapping[str, tuple[ScoreFigures, ...]] | None = None,
 ) -> EvaluationReport:
     """predictions.parquet, concepts.parquet, evaluation.json and report.html of one network on one held-out set.
 
+    same_alternatives: figures of networks that were not chosen, on this very set, where their predictions are gone.
     source: predictions on the held-out patients of training, where `predictions` are of another dataset.
 
     Returns what evaluation.json holds.
@@ -95,6 +99,8 @@ def write_evaluation(
         target_site=str(card.training.get("target_site", "")),
         source=source,
     )
+    if same_alternatives:
+        report = report.model_copy(update={"alternatives": dict(same_alternatives)})
     if concepts is not None:
         report = report.model_copy(update={"concepts": concept_figures(concepts, params)})
         CONCEPT_TABLE.write(folder / CONCEPTS_FILE, concepts)
@@ -114,13 +120,14 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
     run_folder, card = Registry(workspace, model_name).verified_folder(version)
     dataset_dir = workspace.dataset(dataset or card.dataset_id)
     reader = PatchReader(dataset_dir)
-    rows, whose = unseen_rows(workspace, reader, card)
+    rows, whose = unseen_rows(reader, card, fitted_patients(workspace, run_folder, card))
     if rows.empty:
         raise NothingUsableError("the dataset has no patients unseen in training", where=dataset_dir.name)
     cut = TrainParams(common_spacing_mm=card.training.get("common_spacing_mm", 0.0))
     predictor, patches = Predictor.load(run_folder), patches_of(reader, rows, cut)
     logits = predictor.logits(patches)
     warnings = tuple(dict.fromkeys((*card.warnings, *reader.card.warnings)))
+    sealed, same = _report_at_training(run_folder), dataset_dir.name == card.dataset_id
     used = card.model_copy(update={"dataset_id": dataset_dir.name, "warnings": warnings})
     folder = workspace.root / "evaluations" / f"{card.run_id}-{dataset_dir.name}"
     write_evaluation(
@@ -130,10 +137,33 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
         protocol=f"{whose}; thresholds and calibration as registered",
         params=EvaluateParams(),
         concepts=concept_table(concepts_in_own_units(predictor.network, patches, card), rows),
-        source=_held_out_at_training(run_folder) if dataset_dir.name != card.dataset_id else None,
+        source=None if same else _held_out_at_training(run_folder),
+        baseline_thresholds=_baseline_thresholds(sealed),
+        adaptation=sealed.adaptation if sealed else None,
+        same_alternatives=sealed.alternatives if sealed and same else None,
     )
     write_disclosure(disclosure_of(workspace, folder, card=card), folder)
     return folder
+
+
+def _report_at_training(run_folder: Path) -> EvaluationReport | None:
+    """The evaluation that was registered with a version: it alone knows what was frozen and decided in training."""
+    file = run_folder / "evaluation.json"
+    return EvaluationReport.read(file) if file.is_file() else None
+
+
+def _baseline_thresholds(sealed: EvaluationReport | None) -> dict[str, dict[str, float]]:
+    """Thresholds of size only and image only by score, which the model card does not hold."""
+    operating = threshold_name(EvaluateParams().operating_specificity)
+    frozen: dict[str, dict[str, float]] = {}
+    for score in ("score_image", "score_size"):
+        row = sealed.find(score) if sealed else None
+        if row is None:
+            continue
+        frozen[score] = {point.name: point.threshold for point in row.operating_points}
+        if row.threshold is not None:  # reports of before hold the one threshold only
+            frozen[score].setdefault(operating, row.threshold)
+    return frozen
 
 
 def _held_out_at_training(run_folder: Path) -> pd.DataFrame | None:
@@ -146,15 +176,25 @@ def _held_out_at_training(run_folder: Path) -> pd.DataFrame | None:
     return table[table["site"] == site] if site else table
 
 
-def unseen_rows(workspace: Workspace, reader: PatchReader, card: ModelCard) -> tuple[pd.DataFrame, str]:
-    """Rows that the version of `card` may be judged by, and which these are; the held-out split in doubt."""
-    held_out = reader.index[reader.index["split"] == Split.TEST.value], "held-out patients of the dataset"
-    learned_dir = workspace.datasets_root / card.dataset_id
-    if reader.card.dataset_id == card.dataset_id or not learned_dir.is_dir():
-        return held_out
-    trained_on = PatchReader(learned_dir).index
-    learned = set(trained_on.loc[trained_on["split"] != Split.TEST.value, "patient_key"])
-    return reader.index[~reader.index["patient_key"].isin(learned)], "all patients of the dataset unseen in training"
+def unseen_rows(reader: PatchReader, card: ModelCard, fitted: frozenset[str] | None) -> tuple[pd.DataFrame, str]:
+    """Rows that the version of `card` may be judged by, and which these are.
+
+    fitted: keys of the patients that it learned from or was calibrated on; None where nobody knows any more.
+
+    Raises
+    ------
+    NothingUsableError: nobody knows whom it learned from, so no patient is known to be unseen.
+    """
+    if fitted is None:
+        raise NothingUsableError(
+            "nobody knows any more whom this version learned from, so no patient is known to be unseen",
+            where=reader.card.dataset_id,
+            todo=f"Bring back the dataset {card.dataset_id}, or train the version again.",
+        )
+    unseen = reader.index[~reader.index["patient_key"].isin(fitted)]
+    if reader.card.dataset_id == card.dataset_id:
+        return unseen[unseen["split"] == Split.TEST.value], "held-out patients of the dataset"
+    return unseen, "all patients of the dataset unseen in training"
 
 
 @flow(name="evaluate", log_prints=False)

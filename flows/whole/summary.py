@@ -46,7 +46,10 @@ def comparison_text(record: dict[str, Any]) -> str:
         return f"no comparison: {difference['note'] or 'too few nodules'} ({record['n']} nodules)"
     interval = ""
     if difference["low"] is not None:
-        interval = f" [{difference['low']:+.3f} to {difference['high']:+.3f}], p = {record['p_value']:.3f}"
+        # of the same method as the interval; the p of paired DeLong may contradict it
+        p_value = record["p_value_clustered"]
+        shown = "p not computed" if p_value is None else f"p = {p_value:.3f}"
+        interval = f" [{difference['low']:+.3f} to {difference['high']:+.3f}], {shown}"
     return (
         f"AUC of {record['a']}: {record['auc_a']:.3f}, of {record['b']}: {record['auc_b']:.3f}; "
         f"difference {difference['value']:+.3f}{interval} on {record['n']} nodules of {record['n_patients']} patients"

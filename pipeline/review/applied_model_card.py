@@ -37,13 +37,14 @@ Stated = Mapping[str, str]
 
 
 def applied_model_card(
-    report: EvaluationReport, card: ModelCard, facts: Facts, stated: Stated, *, made_on: str = ""
+    report: EvaluationReport, card: ModelCard, facts: Facts, stated: Stated, *, made_on: str = "", n_open: int = 0
 ) -> AppliedModelCard:
     """The card; what only the site can state and has not is said to be so.
 
     Parameters
     ----------
     facts: of the run, by name. stated: by the site, by key. made_on: date of the version, YYYY-MM-DD.
+    n_open: questions that wait for the site.
     """
 
     def told(*names: str) -> str:
@@ -63,7 +64,7 @@ def applied_model_card(
         ),
         ReleaseInfo=ReleaseInfoType(
             ReleaseStage=site("release_stage"),
-            ReleaseDate=made_on or "The MLflow version of the run holds its date",
+            ReleaseDate=made_on or "Not recorded with the run",
             ReleaseVersion=f"run {card.run_id}",
             GlobalAvailability=site("availability"),
             EHRCompatibility=_systems(stated),
@@ -90,7 +91,7 @@ def applied_model_card(
             ClinicalRiskLevel=site("clinical_risk_level"),
         ),
         TrustIngredients=TrustIngredientsType(
-            AISystemFacts=_system_facts(told, site, both, stated),
+            AISystemFacts=_system_facts(told, site, both, stated, n_open),
             TransparencyInformation=TransparencyInformationType(
                 FundingSource=site("funding"),
                 ThirdPartyInformation=" ".join([told("initialisation"), stated.get("third_party", "")]).strip(),
@@ -115,7 +116,7 @@ def _systems(stated: Stated) -> EHRCompatibilityType | None:
 
 
 def _system_facts(
-    told: Callable[..., str], site: Callable[[str], str], both: Callable[..., str], stated: Stated
+    told: Callable[..., str], site: Callable[[str], str], both: Callable[..., str], stated: Stated, n_open: int
 ) -> AISystemFactsType:
     return AISystemFactsType(
         OutcomesAndOutputs=told("output", "reference"),
@@ -128,7 +129,9 @@ def _system_facts(
         OngoingMaintenance="Readers' answers come back as labels; a version becomes champion only through the gates of "
         f"`promote`, and steps down by `rollback`. {site('maintenance')}",
         Security=" ".join([told("identity"), stated.get("security", "")]).strip(),
-        Transparency="Every answer of two reporting checklists stands beside this card (disclosure.html).",
+        Transparency="Every answer of two reporting checklists stands beside this card (disclosure.html). "
+        f"{n_open or 'No'} question{' waits' if n_open == 1 else 's wait'} for the site's statement"
+        f"{', and what they ask is not answered' if n_open else ''}.",
     )
 
 

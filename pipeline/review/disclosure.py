@@ -71,13 +71,14 @@ def build_disclosure(
         for answer in checklist.answers
         if answer.status == "missing"
     )
+    not_stated = tuple(key for key in SITE_QUESTIONS if key not in stated and _is_open(key, facts))
     return Disclosure(
         run_id=report.run_id,
         dataset_id=report.dataset_id,
         complete=not missing,
         missing=missing,
-        not_stated=tuple(key for key in SITE_QUESTIONS if key not in stated and _is_open(key, facts)),
-        applied_model_card=applied_model_card(report, card, facts, stated, made_on=made_on),
+        not_stated=not_stated,
+        applied_model_card=applied_model_card(report, card, facts, stated, made_on=made_on, n_open=len(not_stated)),
         checklists=checklists,
     )
 

@@ -42,6 +42,8 @@ def render_disclosure(disclosure: Disclosure) -> str:
                 for name in type(card.KeyMetrics).model_fields
             ],
             questions={key: SITE_QUESTIONS[key] for key in disclosure.not_stated},
+            n_items=sum(len(checklist.answers) for checklist in disclosure.checklists),
+            n_waiting=sum(checklist.count("not_stated") for checklist in disclosure.checklists),
             statuses=STATUS_WORDS,
             policy=content_policy(style),
             style=Markup(style),

@@ -31,14 +31,8 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
     where = f"dataset {report.dataset_id}, {foreign_sentence(report.protocol)}"
     positive = next((row.auc.n_positive for row in report.figures if row.score == "score" and row.site == "all"), None)
     n_sites = len({row.site for row in report.figures} - {"all"})
-    compared = ""
-    if dataset is not None:
-        shares = []
-        for part in ("train", "validation", "test"):
-            benign, malignant = (dataset.counts.get(f"split:{part} label:{label}", 0) for label in (0, 1))
-            if benign + malignant:
-                shares.append(f"{part} {malignant / (benign + malignant):.0%} of {benign + malignant}")
-        compared = f" Share of malignant nodules: {', '.join(shares)}." if shares else ""
+    source = str(card.training.get("source_site") or "")
+    compared = _held_out_shares(report) if source else _shares(dataset)
     return {
         "title": Fact(
             f"Development and evaluation of a prediction model for the malignancy{rated} of nodules on chest CT."
@@ -63,9 +57,9 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
         else Fact(f"{unseen} of the same dataset that took no part in training: {where}."),
         "external": Fact(f"Yes: {where}.")
         if external
-        else Fact(
-            "Not part of this evaluation. `noduleflow evaluate VERSION --dataset OTHER` tests a version on patients of "
-            "another dataset."
+        else not_applicable(
+            "this evaluation is on patients of the dataset of the training; `noduleflow evaluate VERSION --dataset "
+            "OTHER` tests a version on those of another"
         ),
         "flow": Fact(
             f"{report.n_nodules} labelled nodules of {report.n_patients} patients"
@@ -78,7 +72,8 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
         )
         if external
         else Fact(
-            "None by design: held-out patients are a random part of the same dataset, with the same rule of labels."
+            (_site_differences(report, card) if source else "None by design: held-out")
+            + " patients are a random part of the same dataset, with the same rule of labels."
             + compared
         ),
         "clusters": Fact(
@@ -87,10 +82,47 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
         ),
         "updating": not_applicable("calibration and thresholds are used as frozen on validation, none is updated"),
         "sample_size": Fact(
-            "All labelled nodules of the dataset were used; the program plans no sample size."
+            f"All labelled nodules of {f'site {foreign(source)}' if source else 'the dataset'} were used; "
+            "the program plans no sample size."
             + _half_width(report.find("score"))
         ),
     }  # fmt: skip
+
+
+def _shares(dataset: DatasetCard | None) -> str:
+    """Share of malignant nodules in each part of a dataset, all of whose sites were learned from."""
+    shares = []
+    for part in ("train", "validation", "test") if dataset is not None else ():
+        benign, malignant = (dataset.counts.get(f"split:{part} label:{label}", 0) for label in (0, 1))
+        if benign + malignant:
+            shares.append(f"{part} {malignant / (benign + malignant):.0%} of {benign + malignant}")
+    return f" Share of malignant nodules: {', '.join(shares)}." if shares else ""
+
+
+def _site_differences(report: EvaluationReport, card: ModelCard) -> str:
+    """Whom a version of one site learned from, and whom it is judged on; it ends where "patients are" goes on."""
+    told = card.training
+    source, target = foreign(told.get("source_site")), foreign(told.get("target_site") or "")
+    judged = ", ".join(foreign(row.site) for row in report.figures if row.score == "score" and row.site != "all")
+    counts = (
+        f"{told.get('n_train', 'an unknown number of')} nodules, {told.get('n_validation', 'unknown')} in validation"
+    )
+    text = f"By design: it learned from site {source} ({counts}) and is judged on {judged or 'no site'}. "
+    if target and told.get("network") == "joint":
+        text = f"By design: it learned from sites {source} and {target} ({counts}) and is judged on {judged}. "
+    elif target and not told.get("target_label_weight"):
+        text += f"No label of site {target} was learned from. "
+    return text + "Held-out"
+
+
+def _held_out_shares(report: EvaluationReport) -> str:
+    """The same of the held-out nodules by site: the dataset's counts know nothing of the sites in a part."""
+    shares = [
+        f"{foreign(row.site)} {row.auc.n_positive / row.auc.n:.0%} of {row.auc.n}"
+        for row in report.figures
+        if row.score == "score" and row.site != "all" and row.auc.n and row.auc.n_positive is not None
+    ]
+    return f" Share of malignant nodules held out: {', '.join(shares)}." if shares else ""
 
 
 def _half_width(row: ScoreFigures | None) -> str:

@@ -117,7 +117,36 @@ def test_an_evaluation_on_another_dataset_is_a_test_on_external_data():
     disclosure = _build(report=full_report(dataset_id="dataset-2"), dataset_card=other)
     assert _answer(disclosure, 0, "32").status == "not_applicable"
     assert _answer(disclosure, 0, "33").text.startswith("Yes: dataset dataset-2")
-    assert _answer(_build(), 0, "33").text.startswith("Not part of this evaluation.")
+    inside = _answer(_build(), 0, "33")
+    assert inside.status == "not_applicable" and inside.text.startswith("Not applicable, because this evaluation is on")
+
+
+def test_card_and_page_say_how_much_waits_for_the_site():
+    disclosure = _build()
+    waiting = sum(checklist.count("not_stated") for checklist in disclosure.checklists)
+    told = disclosure.applied_model_card.TrustIngredients.AISystemFacts.Transparency
+    assert f"{len(disclosure.not_stated)} questions wait for the site's statement" in told
+    assert f"{waiting} of the 96 items of the checklists are not answered until" in render_disclosure(disclosure)
+    told = _build(dict.fromkeys(SITE_QUESTIONS, "Yes.")).applied_model_card.TrustIngredients.AISystemFacts.Transparency
+    assert "No questions wait for the site's statement." in told
+
+
+@pytest.mark.parametrize(("checklist", "item"), [(1, "16"), (1, "20c")])
+def test_a_version_of_one_site_that_is_judged_on_two_says_so(checklist, item):
+    counts = {**DATASET.counts, "split:train label:0": 34, "split:train label:1": 38}
+    training = {"source_site": "site-a", "target_site": "site-b", "n_train": 36, "n_validation": 12, "network": "x"}
+    card = evaluated_card()
+    card = card.model_copy(update={"training": {**card.training, **training}})
+    text = _answer(_build(card=card, dataset_card=DATASET.model_copy(update={"counts": counts})), checklist, item).text
+    assert text.startswith("By design: it learned from site site-a (36 nodules, 12 in validation) and is judged on ")
+    assert "No label of site site-b was learned from. Held-out patients are a random part" in text
+    assert "72" not in text and "None by design" not in text
+
+
+def test_a_version_of_all_sites_says_that_there_is_no_difference():
+    card = evaluated_card()
+    card = card.model_copy(update={"training": {**card.training, "source_site": "", "target_site": ""}})
+    assert _answer(_build(card=card), 1, "16").text.startswith("None by design: held-out patients are")
 
 
 def test_random_weights_are_never_called_pretrained():
