@@ -88,7 +88,6 @@ def test_an_answer_that_no_reader_can_mean_is_refused(change: dict[str, object],
         ({"reader": "x" * 65}, "reader"),
         ({"role": "chief"}, "role"),
         ({"second_read": True}, "blind"),
-        ({"answers": ()}, "answers"),
         ({"missed": ({"lps_mm": (0, 0, 0), "diameter_mm": 5, "series_key": "../x"},)}, "series_key"),
     ],
 )
