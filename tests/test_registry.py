@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -380,7 +381,7 @@ def test_a_file_too_many_or_too_few_is_seen_and_a_link_too(site: Site) -> None:
     with pytest.raises(WeightsDigestError, match="no file"):
         registry.verified_folder("3")
     (workspace.root / "elsewhere.json").replace(folder / "environment.json")
-    model = next(path for path in files_of(site[0], "run3") if "mlartifacts" in str(path))
+    model = next(path for path in files_of(site[0], "run3") if path.name == "weights.bin")
     (model.parent / "python_model.py").write_text("pass\n")
     with pytest.raises(WeightsDigestError, match=r"MLflow model/data/python_model\.py"):
         registry.verified_folder("3")
@@ -407,6 +408,38 @@ def test_what_python_compiles_when_mlflow_serves_a_version_is_removed_and_anythi
         check_model(folder, manifest)
 
 
+def test_a_champion_that_was_loaded_by_its_alias_with_mlflow_is_promoted_and_rolled_back_as_before(site: Site) -> None:
+    import mlflow
+
+    from flows.registry.promotion import rollback
+
+    model = mlflow.pyfunc.load_model(f"models:/{site[1].model_name}@champion")
+    assert list(model.predict(np.array([[1.0], [2.0]]))) == [2.0, 4.0]
+    folder = registry_of(site).model_dir("2", fetch=False)
+    assert folder is not None
+    note = folder / seal.LOADED_FILE
+    assert note.is_file(), "MLflow wrote into the version's folder"
+    registry_of(site).verified_folder("champion")
+    assert faults(site) == []
+    promote_version(site, "3", "2")
+    assert rollback(*site) == {"champion": "2", "previous_champion": "3"}
+    ours = note.read_text()
+    for forged in (
+        f"model_name: {site[1].model_name}\nmodel_version: '3'\n",
+        ours + "more: 1\n",
+        ours + "# " + "x" * 2000 + "\n",
+        "!!python/object/apply:os.getcwd []\n",
+        "",
+    ):
+        note.write_text(forged)
+        with pytest.raises(WeightsDigestError, match="not registered: MLflow model/registered_model_meta"):
+            registry_of(site).verified_folder("champion")
+    note.unlink()
+    (folder / "data" / seal.LOADED_FILE).write_text(ours)
+    with pytest.raises(WeightsDigestError, match="not registered: MLflow model/data/registered_model_meta"):
+        registry_of(site).verified_folder("champion")
+
+
 def test_what_a_later_command_derives_from_a_version_is_no_file_of_it(site: Site) -> None:
     folder = site[0].runs_root / "run3" / "explanation"
     folder.mkdir()
@@ -431,7 +464,6 @@ def test_no_version_holds_a_pickle_and_one_that_does_is_not_registered(site: Sit
 def test_a_pickle_is_found_wherever_it_hides(tmp_path: Path, kind: str) -> None:
     import io
 
-    import numpy as np
     import torch
 
     from flows.registry.formats import pickled_part

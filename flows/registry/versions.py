@@ -215,7 +215,7 @@ class Registry:
         manifest = read_manifest(folder, named.manifest_sha256)
         check_folder(folder, manifest)
         if manifest.model_files and (model_dir := self.model_dir(named.version, fetch=fetch)) is not None:
-            check_model(model_dir, manifest)
+            check_model(model_dir, manifest, model_name=self.model_name, version=named.version)
         return folder, manifest
 
     def model_dir(self, version: str, *, fetch: bool) -> Path | None:
