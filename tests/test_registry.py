@@ -536,23 +536,65 @@ def test_a_version_of_an_earlier_program_is_read_but_not_promoted_until_it_is_se
     assert champions(site) == (number, "2")
 
 
-def test_a_workspace_of_an_earlier_program_is_taken_over_as_it_is(site: Site) -> None:
+# --- forged audits
+
+
+def test_an_audit_whose_anchor_and_seals_were_taken_and_whose_lines_were_rewritten_stops_promotions(site: Site) -> None:
     workspace, _ = site
     from flows.registry.anchor import digest_of_line
     from flows.registry.audit import read_audit, verify_audit
+    from flows.registry.faults import audit_faults
+    from flows.registry.mend import mend
+    from flows.registry.promotion import rollback
 
-    set_tag(site, None)
     (workspace.root / "registry" / "anchor.json").unlink()
     previous, lines = "0" * 64, []
     for record in read_audit(workspace):
-        plain = record.model_copy(update={"mac": "", "previous": previous, "digest": ""})
+        plain = record.model_copy(update={"actor": "nobody", "mac": "", "previous": previous, "digest": ""})
         previous = digest_of_line(plain)
         lines.append(plain.model_copy(update={"digest": previous}).model_dump_json(exclude={"mac"}))
     workspace.audit_file.write_text("\n".join(lines) + "\n")
-    assert champions(site) == ("2", "1")
-    assert faults(site) == []
+    found = audit_faults(*site)
+    assert "the anchor of the audit is gone" in found and "line 1: it has no seal" in found
+    for act in (lambda: promote_version(site, "3", "2"), lambda: rollback(*site)):
+        with pytest.raises(RegistryError, match="the anchor of the audit is gone"):
+            act()
+    assert mend(*site)["left"] == []
     promote_version(site, "3", "2")
     assert champions(site) == ("3", "2") and verify_audit(workspace) == []
+
+
+def test_lines_dropped_behind_the_end_that_mlflow_knows_are_found_by_the_missing_anchor(site: Site) -> None:
+    from flows.registry.faults import audit_faults
+
+    with pytest.raises(StaleExpectationError):
+        promote_version(site, "3", "1")
+    assert audit_faults(*site) == []
+    site[0].audit_file.write_text("".join(site[0].audit_file.read_text().splitlines(keepends=True)[:-1]))
+    (site[0].root / "registry" / "anchor.json").unlink()
+    assert audit_faults(*site) == ["the anchor of the audit is gone"]
+    with pytest.raises(RegistryError, match="the anchor of the audit is gone"):
+        promote_version(site, "3", "2")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_audit_and_an_anchor_that_are_both_gone_stop_promotions_and_the_end_of_a_cut_off_one(
+    site: Site, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.registry import aliases
+    from flows.registry.faults import audit_faults
+
+    if begun:
+        with monkeypatch.context() as patched:
+            patched.setattr(aliases, "point", lambda *arguments: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                promote_version(site, "3", "2")
+    site[0].audit_file.unlink()
+    (site[0].root / "registry" / "anchor.json").unlink()
+    with pytest.raises(RegistryError, match="the audit has 0 records, MLflow knows of"):
+        promote_version(site, "3", "2")
+    assert not site[0].audit_file.exists()
+    assert "the anchor of the audit is gone" in audit_faults(*site)
 
 
 # --- people

@@ -15,6 +15,7 @@ from flows.workspace import Workspace
 
 FIRST = "0" * 64
 MOVES = ("promote_intent", "promote_done", "rollback_intent", "rollback_done", "mend_intent", "mend_done")
+ANCHOR_GONE = "the anchor of the audit is gone"
 _ANCHOR, _PURPOSE = "anchor.json", "audit anchor"
 _BLOCK = 64 * 1024
 _TODO = "`noduleflow audit --verify` names the fault; `noduleflow doctor --mend` keeps the file and begins a new chain."
@@ -87,9 +88,11 @@ def trusted_end(workspace: Workspace) -> AuditAnchor:
             raise RegistryError(f"the audit of {anchor.end.length} records is gone", where=str(path), todo=_TODO)
         return anchor or AuditAnchor()
     _drop_torn_line(path)
+    if anchor is None:
+        if path.stat().st_size:
+            raise RegistryError(ANCHOR_GONE, where=f"registry/{_ANCHOR}", todo=_TODO)
+        return AuditAnchor()
     with path.open("rb") as stream:
-        if anchor is None:
-            return _end_without_anchor(workspace, stream)
         _check_last_line(stream, anchor.end, path)
         found = _follow(stream, anchor, audit_key(workspace))
     return found
@@ -114,23 +117,6 @@ def last_move_of(record: AuditRecord) -> LastMove | None:
         move=move if isinstance(move, int) else None,
         before=str(before) if before else None,
     )
-
-
-def _end_without_anchor(workspace: Workspace, stream: BinaryIO) -> AuditAnchor:
-    """The end of a file of an earlier program version, or of the very first line before its anchor was written."""
-    key, anchor, offset, sealed = audit_key(workspace), AuditAnchor(), 0, 0
-    for raw in stream:
-        offset += len(raw)
-        record = _parsed(raw, anchor.end.length)
-        _must_follow(record, anchor.end)
-        if record.mac:
-            sealed += 1
-            if not same(record.mac, mac_of_line(key, record.digest)):
-                raise RegistryError(f"audit line {record.sequence + 1} is not sealed with our key", todo=_TODO)
-        anchor = advanced(anchor, record, offset)
-    if sealed > 1:
-        raise RegistryError("the anchor of the audit is gone", where=f"registry/{_ANCHOR}", todo=_TODO)
-    return anchor
 
 
 def _check_last_line(stream: BinaryIO, end: ChainEnd, path: Path) -> None:

@@ -3,6 +3,7 @@
 Each line holds the digest of the line before it and an HMAC with the workspace's audit key. How far the file was
 written stands in registry/anchor.json, and, after each move of the champion, in MLflow; so an edited, dropped, added
 or swapped line is found, a file that was cut or deleted is too, and a chain that was made anew does not fit the key.
+A line without a seal, and lines without an anchor, are faults wherever they stand.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from data_contracts.errors import ContractError, RegistryError, UsageError
 from data_contracts.promotion import AuditRecord
 from data_contracts.versions import AuditAnchor, ChainEnd, RegistryState
 from flows.registry.anchor import (
+    ANCHOR_GONE,
     FIRST,
     advanced,
     digest_of_line,
@@ -61,6 +63,9 @@ def append_audit(
         raise UsageError(f"unknown audit action {action!r}")
     with workspace.lock("audit"):
         anchor = trusted_end(workspace)
+        if not anchor.end.length:
+            # Before the first line: lines without an anchor are never what a kill left.
+            write_anchor(workspace, anchor)
         body: dict[str, Any] = {
             "sequence": anchor.end.length,
             "time_utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -105,27 +110,31 @@ def verify_audit(workspace: Workspace, known: ChainEnd | None = None) -> list[st
     ------
     ContractError: a line cannot be read; it is named.
     """
-    if not workspace.audit_file.exists() and not has_key(workspace):
+    expected = known is not None and known.length > 0
+    if not workspace.audit_file.exists() and not has_key(workspace) and not expected:
         return []
-    key, previous, sealed = audit_key(workspace), FIRST, False
+    key, previous = audit_key(workspace), FIRST
     faults: list[str] = []
     heads = {0: ""}
-    wanted = {end.length for end in (known, _anchored(workspace, faults)) if end is not None}
+    anchored = _anchored(workspace, faults)
+    faults_of_anchor = bool(faults)
+    wanted = {end.length for end in (known, anchored) if end is not None}
     number = 0
     for number, (record, content) in enumerate(_lines(workspace), start=1):
-        if content != record.digest:
-            faults.append(f"line {number}: its content was changed")
-        elif record.mac and not same(record.mac, mac_of_line(key, record.digest)):
-            faults.append(f"line {number}: it was not sealed with the key of this workspace")
-        elif sealed and not record.mac:
+        if not record.mac:
             faults.append(f"line {number}: it has no seal")
-        sealed = sealed or bool(record.mac)
+        elif content != record.digest:
+            faults.append(f"line {number}: its content was changed")
+        elif not same(record.mac, mac_of_line(key, record.digest)):
+            faults.append(f"line {number}: it was not sealed with the key of this workspace")
         if record.previous != previous or record.sequence != number - 1:
             faults.append(f"line {number}: does not follow the line before it (a line was dropped, added or moved)")
         previous = record.digest
         if number in wanted:
             heads[number] = record.digest
-    for place, end in (("the anchor", _anchored(workspace, [])), ("MLflow", known)):
+    if anchored is None and not faults_of_anchor and (number or expected):
+        faults.insert(0, ANCHOR_GONE)
+    for place, end in (("the anchor", anchored), ("MLflow", known)):
         faults += _faults_at_end(end, number, heads, place)
     return list(dict.fromkeys(faults))
 
@@ -172,6 +181,6 @@ def _lines(workspace: Workspace) -> Iterator[tuple[AuditRecord, str]]:
             except (ContractError, UnicodeDecodeError) as error:
                 what = error.what if isinstance(error, ContractError) else "not text"
                 raise ContractError(f"audit line {number} cannot be read ({what})", where="audit.jsonl") from None
-            # A sealed line stands as it was written: one that only reads alike was written by somebody else.
-            alike = not record.mac or raw[:-1] == record.model_dump_json(exclude_unset=True).encode()
+            # A line stands as it was written: one that only reads alike was written by somebody else.
+            alike = raw[:-1] == record.model_dump_json(exclude_unset=True).encode()
             yield record, digest_of_line(record) if alike else ""

@@ -17,7 +17,7 @@ from flows.registry import aliases
 from flows.registry.audit import append_audit, audit_end, remember_state
 from flows.registry.keys import workspace_id
 from flows.registry.lock import registry_lock
-from flows.registry.state import CHAMPION, PREVIOUS, Seen, version_of, with_audit, write_state
+from flows.registry.state import CHAMPION, PREVIOUS, Seen, known_end, version_of, with_audit, write_state
 from flows.settings import Settings, actor_name
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def settle(registry: Registry, actor: str, check: Check) -> Seen:
         state = _adopted(registry, seen, last)
         if state is None:
             return seen
+    _require_known_end(registry, state)
     if state.phase == "intent":
         _end_intent(registry, actor, state, last, check)
     elif last is not None and last.action.endswith("_intent"):
@@ -130,6 +131,17 @@ def settle(registry: Registry, actor: str, check: Check) -> Seen:
     else:
         return seen
     return registry.see()
+
+
+def _require_known_end(registry: Registry, state: RegistryState) -> None:
+    """Ending a move writes to audit and account, so it must not cover up that lines the account knows of are gone."""
+    known, length = known_end(state, registry.workspace), audit_end(registry.workspace).end.length
+    if known is not None and length < known.length:
+        raise RegistryError(
+            f"the audit has {length} records, MLflow knows of {known.length}",
+            where=registry.model_name,
+            todo="`noduleflow doctor --mend` begins a new chain that names the fault.",
+        )
 
 
 def _is_open(registry: Registry, seen: Seen) -> bool:
