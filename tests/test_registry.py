@@ -139,7 +139,7 @@ def test_a_promotion_that_expects_another_champion_is_refused_and_audited(site: 
     assert champions(site) == ("2", "1")
     line = last_line(site)
     assert (line.action, line.subject) == ("promote_refused", "3")
-    assert line.detail == {"expected": "1", "found": "2"}
+    assert line.detail == {"expected": "1", "found": "2", "model": site[1].model_name}
 
 
 def test_a_rollback_that_expects_another_champion_is_refused(site: Site) -> None:
@@ -534,6 +534,60 @@ def test_a_version_of_an_earlier_program_is_read_but_not_promoted_until_it_is_se
     assert registry.register(run_id, mlflow_id) == number
     promote_version(site, number, "2")
     assert champions(site) == (number, "2")
+
+
+# --- two models
+
+
+def test_two_models_of_one_workspace_have_a_champion_each_and_a_mend_of_one_leaves_the_other(site: Site) -> None:
+    from flows.registry import Registry
+    from flows.registry.mend import mend
+    from flows.registry.promotion import rollback
+
+    workspace, first = site
+    second = first.model_copy(update={"model_name": "another-model"})
+    other: Site = (workspace, second)
+    registry = Registry(workspace, second.model_name)
+    for number in (6, 7):
+        run_id = write_folder(workspace, number)
+        registry.register(run_id, log_run(registry, workspace, run_id))
+    promote_version(other, "1", "none")
+    promote_version(other, "2", "1")
+    promote_version(site, "3", "2")
+    assert rollback(*other) == {"champion": "1", "previous_champion": "2"}
+    assert (champions(site), champions(other)) == (("3", "2"), ("1", "2"))
+    assert faults(site) == faults(other) == []
+    assert mend(*site)["faults"] == mend(*other)["faults"] == []
+    lines = workspace.audit_file.read_text().splitlines(keepends=True)
+    workspace.audit_file.write_text("".join(lines[:-1]))
+    assert mend(*other)["left"] == []
+    assert faults(site) == faults(other) == []
+    assert (champions(site), champions(other)) == (("3", "2"), ("1", "2"))
+    steal(site, "champion", "1")
+    assert faults(other) == []
+    mend(*site)
+    assert rollback(*site) == {"champion": "2", "previous_champion": "3"}
+    assert champions(other) == ("1", "2")
+
+
+def test_a_promotion_of_one_model_that_was_killed_is_ended_by_its_own_name_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.registry import Registry, moves
+
+    workspace, first = site
+    other: Site = (workspace, first.model_copy(update={"model_name": "another-model"}))
+    registry = Registry(workspace, other[1].model_name)
+    run_id = write_folder(workspace, 5)
+    registry.register(run_id, log_run(registry, workspace, run_id))
+    with monkeypatch.context() as patched:
+        patched.setattr(moves, "write_state", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            promote_version(site, "3", "2")
+    promote_version(other, "1", "none")
+    assert champions(other) == ("1", None)
+    assert champions(site) == ("3", "2")
+    assert faults(site) == faults(other) == []
 
 
 # --- forged audits

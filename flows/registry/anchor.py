@@ -17,6 +17,8 @@ FIRST = "0" * 64
 MOVES = ("promote_intent", "promote_done", "rollback_intent", "rollback_done", "mend_intent", "mend_done")
 ANCHOR_GONE = "the anchor of the audit is gone"
 _ANCHOR, _PURPOSE = "anchor.json", "audit anchor"
+#: of a line's detail: the model name that it speaks of
+MODEL = "model"
 _BLOCK = 64 * 1024
 _TODO = "`noduleflow audit --verify` names the fault; `noduleflow doctor --mend` keeps the file and begins a new chain."
 
@@ -101,8 +103,11 @@ def trusted_end(workspace: Workspace) -> AuditAnchor:
 def advanced(anchor: AuditAnchor, record: AuditRecord, size_bytes: int) -> AuditAnchor:
     """The anchor after one more line that ends at `size_bytes`."""
     end = ChainEnd(length=record.sequence + 1, head=record.digest, size_bytes=size_bytes)
-    move = last_move_of(record)
-    return anchor.model_copy(update={"end": end, "last_move": anchor.last_move if move is None else move})
+    after = anchor.model_copy(update={"end": end})
+    if (move := last_move_of(record)) is None:
+        return after
+    model_name = str(record.detail.get(MODEL, ""))
+    return after.with_moves(model_name, anchor.of(model_name).model_copy(update={"last_move": move}))
 
 
 def last_move_of(record: AuditRecord) -> LastMove | None:

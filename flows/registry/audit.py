@@ -20,6 +20,7 @@ from data_contracts.versions import AuditAnchor, ChainEnd, RegistryState
 from flows.registry.anchor import (
     ANCHOR_GONE,
     FIRST,
+    MODEL,
     advanced,
     digest_of_line,
     mac_of_line,
@@ -45,6 +46,7 @@ def append_audit(
     action: str,
     subject: str,
     detail: dict[str, Any],
+    model_name: str = "",
     state: RegistryState | None = None,
 ) -> AuditRecord:
     """Append one record, chained to the last and sealed, on disk before this returns.
@@ -53,7 +55,8 @@ def append_audit(
 
     Parameters
     ----------
-    state: who is champion as this workspace knows it, kept beside the anchor.
+    model_name: which model it speaks of, if of one. state: who is its champion as this workspace knows it, kept beside
+        the anchor.
 
     Raises
     ------
@@ -61,6 +64,8 @@ def append_audit(
     """
     if action not in ACTIONS:
         raise UsageError(f"unknown audit action {action!r}")
+    if model_name:
+        detail = {**detail, MODEL: model_name}
     with workspace.lock("audit"):
         anchor = trusted_end(workspace)
         if not anchor.end.length:
@@ -83,7 +88,7 @@ def append_audit(
             os.fsync(stream.fileno())
             size_bytes = stream.tell()
         after = advanced(anchor, record, size_bytes)
-        write_anchor(workspace, after if state is None else after.model_copy(update={"state": state}))
+        write_anchor(workspace, after if state is None else _with_state(after, model_name, state))
     return record
 
 
@@ -93,10 +98,10 @@ def audit_end(workspace: Workspace) -> AuditAnchor:
         return trusted_end(workspace)
 
 
-def remember_state(workspace: Workspace, state: RegistryState) -> None:
+def remember_state(workspace: Workspace, model_name: str, state: RegistryState) -> None:
     """Keep who is champion beside the anchor, where this workspace finds it without MLflow."""
     with workspace.lock("audit"):
-        write_anchor(workspace, trusted_end(workspace).model_copy(update={"state": state}))
+        write_anchor(workspace, _with_state(trusted_end(workspace), model_name, state))
 
 
 def verify_audit(workspace: Workspace, known: ChainEnd | None = None) -> list[str]:
@@ -145,6 +150,10 @@ def read_or_none(workspace: Workspace) -> AuditAnchor | None:
         return read_anchor(workspace)
     except (ContractError, RegistryError):
         return None
+
+
+def _with_state(anchor: AuditAnchor, model_name: str, state: RegistryState) -> AuditAnchor:
+    return anchor.with_moves(model_name, anchor.of(model_name).model_copy(update={"state": state}))
 
 
 def _anchored(workspace: Workspace, faults: list[str]) -> ChainEnd | None:

@@ -107,7 +107,7 @@ def trusted_state(registry: Registry) -> RegistryState | None:
     with suppress(RegistryError):
         known.append(registry.see().state)
     anchor = read_or_none(registry.workspace)
-    known.append(anchor.state if anchor is not None else None)
+    known.append(anchor.of(registry.model_name).state if anchor is not None else None)
     accounts = [state for state in known if state is not None]
     return max(accounts, key=lambda state: state.move, default=None)
 
@@ -126,7 +126,7 @@ def broken(registry: Registry, named: Named) -> str | None:
 
 
 def _account_faults(registry: Registry, seen: Seen, anchor: AuditAnchor | None) -> list[Fault]:
-    ours = anchor.state if anchor is not None else None
+    ours = anchor.of(registry.model_name).state if anchor is not None else None
     if seen.state is None:
         if ours is not None:
             what = "the registered model is gone from MLflow" if not seen.exists else "the account is gone from MLflow"

@@ -57,6 +57,7 @@ def sign_off(workspace: Workspace, settings: Settings, version: str, *, name: st
         action="signoff",
         subject=number,
         detail=signed.model_dump(mode="json", exclude={"actor", "time_utc", "mac"}),
+        model_name=settings.model_name,
     )
     registry.client.set_model_version_tag(
         settings.model_name, number, _TAG + digest_of(_folded(name)), signed.model_dump_json()
