@@ -677,6 +677,44 @@ def test_a_policy_may_ask_for_two_people_who_did_not_train_the_version(
     assert sum(line["action"] == "signoff" for line in _lines(site)) == 5
 
 
+@pytest.mark.parametrize(
+    "again", ["Rene\u0301 Reader", "REN\u00c9 READER", "\uff32\u0065\u006e\u00e9 Reader", "Ren\u00e9\u00a0Reader"]
+)
+def test_one_person_counts_once_however_the_name_is_encoded(site: Site, again: str) -> None:
+    from flows.registry.signoffs import counted, sign_off, sign_offs
+
+    first = sign_off(*site, "3", name="Ren\u00e9 Reader")
+    sign_off(*site, "3", name=again)
+    signed = sign_offs(registry_of(site), "3", first.manifest_sha256)
+    assert len(signed) == 1
+    asked = OPEN.model_copy(update={"signer_is_not_trainer": True})
+    assert counted(signed, asked, trained_by="Ren\u0065\u0301 reader") == []
+
+
+@pytest.mark.parametrize("hidden", ["\n", "\r", "\x1b[2K", "\u200b", "\u202e", "\u2028", "\x00"])
+def test_a_name_or_comment_that_could_forge_a_listing_is_refused(site: Site, hidden: str) -> None:
+    from flows.registry.signoffs import sign_off
+
+    before = len(_lines(site))
+    for words in ({"name": f"Ada{hidden}Quant"}, {"name": "Ada", "comment": f"40{hidden}cases"}):
+        with pytest.raises(UsageError, match="control or invisible"):
+            sign_off(*site, "3", **words)
+    assert len(_lines(site)) == before
+
+
+def test_an_actor_that_could_forge_a_listing_is_written_and_shown_with_replacements(
+    site: Site,
+) -> None:
+    from flows.registry.audit import append_audit
+    from flows.settings import actor_name
+
+    name = "ada\n   9  promote_done\x1b[2K\u202e"
+    assert actor_name(site[1].model_copy(update={"actor": name})) == "ada\ufffd   9  promote_done\ufffd[2K\ufffd"
+    append_audit(site[0], actor=name, action="promote_refused", subject="3", detail={})
+    said = noduleflow(site, "audit").stdout
+    assert "promote_done\ufffd[2K\ufffd" in said and "\x1b" not in said
+
+
 def test_a_sign_off_is_of_the_bytes_it_was_given_for_and_cannot_be_made_up(site: Site) -> None:
     from flows.registry.signoffs import sign_off, sign_offs
 
