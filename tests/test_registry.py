@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from registry_factory import OPEN, files_of, log_run, make_workspace, write_folder
 
 from data_contracts.errors import (
+    ContractError,
     GateRefusedError,
     RegistryError,
     StaleExpectationError,
@@ -534,6 +535,53 @@ def test_a_version_of_an_earlier_program_is_read_but_not_promoted_until_it_is_se
     assert registry.register(run_id, mlflow_id) == number
     promote_version(site, number, "2")
     assert champions(site) == (number, "2")
+
+
+@pytest.mark.parametrize("version", ["9" * 23, "9999999999", "\u00b2", "\u0663", "0" * 30, "-1"])
+def test_a_number_that_no_version_can_have_is_wrong_usage(site: Site, version: str) -> None:
+    with pytest.raises(UsageError, match="no version"):
+        promote_version(site, version, "2")
+
+
+def test_an_audit_that_is_a_folder_is_said_in_one_line_and_mended(site: Site) -> None:
+    from flows.registry.faults import audit_faults
+    from flows.registry.mend import mend
+
+    site[0].audit_file.rename(site[0].root / "logged" / "audit.jsonl")
+    site[0].audit_file.mkdir()
+    with pytest.raises(RegistryError, match="the audit is no file"):
+        promote_version(site, "3", "2")
+    with pytest.raises(ContractError, match="the audit is no file"):
+        audit_faults(*site)
+    try:
+        assert mend(*site)["left"] == []
+        promote_version(site, "3", "2")
+    finally:
+        for folder in site[0].root.glob("audit-*.broken.jsonl"):
+            folder.rmdir()
+
+
+def test_a_registered_model_that_was_deleted_is_mended_once_and_its_runs_are_registered_anew(site: Site) -> None:
+    from flows.registry.mend import mend
+
+    workspace, settings = site
+    registry_of(site).client.delete_registered_model(settings.model_name)
+    assert faults(site)[0] == "the registered model is gone from MLflow; champion was version 2"
+    assert mend(*site)["left"] == []
+    assert champions(site) == (None, None) and faults(site) == []
+    registry = registry_of(site)
+    run_id = write_folder(workspace, 4)
+    assert registry.register(run_id, log_run(registry, workspace, run_id)) == "1"
+    promote_version(site, "1", "none")
+    assert champions(site) == ("1", None) and faults(site) == []
+
+
+def test_a_damaged_database_of_mlflow_is_one_line_with_what_to_do(site: Site) -> None:
+    site[0].mlflow_database.write_bytes(b"SQLite format 3\0" + b"\xff" * 8000)
+    done = noduleflow(site, "promote", "3", "--expect", "2")
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert "a database is damaged" in done.stderr and "mlflow.db" in done.stderr and "restore" in done.stderr
+    assert "unexpected" not in done.stderr
 
 
 # --- two models

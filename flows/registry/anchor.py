@@ -16,6 +16,7 @@ from flows.workspace import Workspace
 FIRST = "0" * 64
 MOVES = ("promote_intent", "promote_done", "rollback_intent", "rollback_done", "mend_intent", "mend_done")
 ANCHOR_GONE = "the anchor of the audit is gone"
+NO_FILE = "the audit is no file"
 _ANCHOR, _PURPOSE = "anchor.json", "audit anchor"
 #: of a line's detail: the model name that it speaks of
 MODEL = "model"
@@ -89,6 +90,8 @@ def trusted_end(workspace: Workspace) -> AuditAnchor:
         if anchor is not None and anchor.end.length:
             raise RegistryError(f"the audit of {anchor.end.length} records is gone", where=str(path), todo=_TODO)
         return anchor or AuditAnchor()
+    if not path.is_file():
+        raise RegistryError(NO_FILE, where=str(path), todo=_TODO)
     _drop_torn_line(path)
     if anchor is None:
         if path.stat().st_size:

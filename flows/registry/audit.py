@@ -21,6 +21,7 @@ from flows.registry.anchor import (
     ANCHOR_GONE,
     FIRST,
     MODEL,
+    NO_FILE,
     advanced,
     digest_of_line,
     mac_of_line,
@@ -181,6 +182,8 @@ def _lines(workspace: Workspace) -> Iterator[tuple[AuditRecord, str]]:
     """(record, digest of what the line says, "" where it is not as written) of every line; not of half a last line."""
     if not workspace.audit_file.exists():
         return
+    if not workspace.audit_file.is_file():
+        raise ContractError(NO_FILE, where="audit.jsonl", todo="`noduleflow doctor --mend` puts it aside.")
     with workspace.audit_file.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             if not raw.endswith(b"\n"):

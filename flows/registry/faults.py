@@ -33,6 +33,10 @@ class Fault:
 
 
 _MEND = "`noduleflow doctor --mend` puts it back as the last promotion or rollback left it, and writes that down."
+_MODEL_GONE = (
+    "Restore MLflow's database from a backup. Else `noduleflow doctor --mend` begins without a champion, and "
+    "the `noduleflow train` that made a version, given again, registers it anew."
+)
 _AUDIT = "`noduleflow doctor --mend` keeps the file aside and begins a new chain that names the fault."
 _RESTORE = "Restore the files from a backup, or `noduleflow rollback` if another version is meant to answer."
 
@@ -129,8 +133,8 @@ def _account_faults(registry: Registry, seen: Seen, anchor: AuditAnchor | None) 
     ours = anchor.of(registry.model_name).state if anchor is not None else None
     if seen.state is None:
         if ours is not None:
-            what = "the registered model is gone from MLflow" if not seen.exists else "the account is gone from MLflow"
-            return [Fault("account", f"{what}; champion was {_name(ours.champion)}", _MEND)]
+            gone, todo = ("account", _MEND) if seen.exists else ("registered model", _MODEL_GONE)
+            return [Fault("account", f"the {gone} is gone from MLflow; champion was {_name(ours.champion)}", todo)]
         if champion := seen.aliases.get(CHAMPION):
             what = f"version {champion} is champion, and no promotion made it so"
             return [Fault("alias", what, "`noduleflow doctor --mend` takes the alias away; then promote a version.")]

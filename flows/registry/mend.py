@@ -46,7 +46,11 @@ def mend(workspace: Workspace, settings: Settings) -> dict[str, Any]:
         base = trusted or RegistryState()
         if base.phase == "intent":
             base = base.model_copy(update={"phase": "done"})
-        if raw_tag(registry.client, settings.model_name)[0] is not None:
+        exists = raw_tag(registry.client, settings.model_name)[0] is not None
+        if trusted is not None and not exists:
+            # Without it there is no place for an account, and the same fault would be found for ever.
+            registry.client.create_registered_model(settings.model_name)
+        if exists or trusted is not None:
             move_champion(
                 registry,
                 actor_name(settings),
@@ -99,7 +103,7 @@ def _set_aside(workspace: Workspace) -> dict[str, Any]:
         facts: dict[str, Any] = {"records_known": anchor.end.length if anchor else None, "file": "gone"}
         if path.exists():
             kept = _free_name(path)
-            facts |= {"file": kept.name, "sha256": sha256_file(path)}
+            facts |= {"file": kept.name, "sha256": sha256_file(path) if path.is_file() else None}
             path.rename(kept)
         models = {name: KnownMoves(state=known.state) for name, known in anchor.models.items()} if anchor else {}
         write_anchor(workspace, AuditAnchor(models=models))
