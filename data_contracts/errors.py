@@ -124,8 +124,12 @@ class RegistryError(NoduleflowError):
     pass
 
 
+#: what sqlite says of a file that is none of its own, or no longer whole
+_DAMAGED = ("database disk image is malformed", "file is not a database")
+
+
 def storage_error(error: Exception) -> WorkspaceError | None:
-    """What a full or read-only disk means, also where a database met it, in one line; None for any other trouble."""
+    """What a full or read-only disk, or a damaged database, means in one line; None for any other trouble."""
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
     if number in (errno.ENOSPC, errno.EDQUOT) or "database or disk is full" in text:
@@ -134,4 +138,15 @@ def storage_error(error: Exception) -> WorkspaceError | None:
         return WorkspaceError(
             "the disk cannot be written (Read-only file system)", todo="Mend it and give the same command again."
         )
+    if found := [words for words in _DAMAGED if words in text]:
+        return damaged_database("mlflow.db or another database of the workspace", found[0])
     return None
+
+
+def damaged_database(where: str, reason: str) -> WorkspaceError:
+    """A database file that cannot be read any more."""
+    return WorkspaceError(
+        f"a database is damaged ({reason})",
+        where=where,
+        todo="`noduleflow doctor` says which; restore it from a backup with `noduleflow restore`.",
+    )

@@ -113,8 +113,7 @@ class PromotionDecision(Record):
 class AuditRecord(Record):
     """One line of audit.jsonl; `digest` covers every other field and the digest of the line before.
 
-    mac: HMAC of the digest with the workspace's audit key, so that a chain made anew without the key is told from ours;
-    empty on lines of program versions that had no key.
+    mac: HMAC of the digest with the workspace's audit key, so that a chain made anew without the key is told from ours.
     """
 
     sequence: int

@@ -85,13 +85,30 @@ class LastMove(Record):
     before: str | None = None
 
 
-class AuditAnchor(Record):
-    """registry/anchor.json: how far this workspace's audit was written, and its last move; signed."""
+class KnownMoves(Record):
+    """What a workspace knows of one model name: the last move of its champion in the audit, and the account then."""
 
-    end: ChainEnd = ChainEnd()
     last_move: LastMove | None = None
     state: RegistryState | None = None
+
+
+class AuditAnchor(Record):
+    """registry/anchor.json: how far this workspace's audit was written, and its last moves; signed.
+
+    models: by model name; the audit is one for all of them.
+    """
+
+    end: ChainEnd = ChainEnd()
+    models: dict[str, KnownMoves] = {}
     mac: str = ""
+
+    def of(self, model_name: str) -> KnownMoves:
+        """What is known of one model name; nothing where it never moved."""
+        return self.models.get(model_name, KnownMoves())
+
+    def with_moves(self, model_name: str, known: KnownMoves) -> AuditAnchor:
+        """The anchor that knows this of one model name."""
+        return self.model_copy(update={"models": {**self.models, model_name: known}})
 
 
 class SignOff(Record):

@@ -182,12 +182,14 @@ def _registry_secrets(environment: tuple[str | None, ...], dotenv: str, changed_
 
 
 def actor_name(settings: Settings) -> str:
-    """The name that the audit writes: the setting, or the user of the system."""
+    """The name that the audit writes: the setting, or the user of the system; what cannot be shown is replaced."""
     import getpass
 
+    from data_contracts.spelling import shown
+
     if settings.actor:
-        return settings.actor
+        return shown(settings.actor)
     try:
-        return getpass.getuser()
+        return shown(getpass.getuser())
     except (OSError, KeyError):
         return "unknown"

@@ -34,6 +34,15 @@ OPEN = PromotionPolicy(
     require_card=False,
 )
 
+_LOADER = """class Doubling:
+    def predict(self, data):
+        return (data * 2).ravel()
+
+
+def _load_pyfunc(path):
+    return Doubling()
+"""
+
 
 def settings_of(folder: Path) -> Settings:
     return Settings(workspace=folder / "ws", _env_file=None)
@@ -95,7 +104,7 @@ def write_folder(workspace: Workspace, number: int, strength: float = 3.0) -> st
 
 
 def log_run(registry, workspace: Workspace, run_id: str) -> str:
-    """An MLflow run with a model of two files, as the tracked training would log."""
+    """An MLflow run with a model of three files that doubles what it is given, as the tracked training would log."""
     from flows.versions import tracking
 
     client = registry.client
@@ -103,7 +112,12 @@ def log_run(registry, workspace: Workspace, run_id: str) -> str:
     mlflow_id = client.create_run(experiment.experiment_id, tags={"noduleflow.run_id": run_id}).info.run_id
     model = workspace.root / "logged" / run_id
     (model / "data").mkdir(parents=True)
-    (model / "MLmodel").write_text("flavors: {}\n")
+    loader = f"doubling_{run_id}"
+    (model / "code").mkdir()
+    (model / "code" / f"{loader}.py").write_text(f"# {run_id}\n{_LOADER}")
+    (model / "MLmodel").write_text(
+        f"flavors:\n  python_function:\n    loader_module: {loader}\n    code: code\n    data: data\n"
+    )
     (model / "data" / "weights.bin").write_bytes(run_id.encode() * 50)
     client.log_artifacts(mlflow_id, str(model), "model")
     client.set_tag(mlflow_id, tracking.MODEL_URI_TAG, f"runs:/{mlflow_id}/model")

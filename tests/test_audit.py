@@ -115,6 +115,25 @@ def test_a_chain_made_anew_without_the_key_is_found(workspace: Workspace) -> Non
         append_audit(workspace, actor="a", action="promote_done", subject="3", detail={})
 
 
+@pytest.mark.parametrize("n_lines", [1, 3, 4])
+def test_lines_whose_seals_were_taken_are_found_also_where_they_are_the_first_or_all(
+    workspace: Workspace, n_lines: int
+) -> None:
+    lines = lines_of(workspace)
+    for number in range(n_lines):
+        lines[number] = AuditRecord.from_json(lines[number]).model_dump_json(exclude={"mac"})
+    workspace.audit_file.write_text("\n".join(lines) + "\n")
+    assert verify_audit(workspace)[:n_lines] == [f"line {number + 1}: it has no seal" for number in range(n_lines)]
+
+
+def test_lines_without_an_anchor_are_found_and_nothing_is_written_after_them(workspace: Workspace) -> None:
+    (workspace.root / "registry" / "anchor.json").unlink()
+    workspace.audit_file.write_text(lines_of(workspace)[0] + "\n")
+    assert verify_audit(workspace) == ["the anchor of the audit is gone"]
+    with pytest.raises(RegistryError, match="the anchor of the audit is gone"):
+        append_audit(workspace, actor="a", action="promote_done", subject="3", detail={})
+
+
 def test_a_line_that_only_reads_alike_is_found(workspace: Workspace) -> None:
     lines = lines_of(workspace)
     lines[1] = json.dumps(json.loads(lines[1]))
@@ -143,12 +162,22 @@ def test_a_kill_between_the_line_and_its_anchor_loses_nothing(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(audit, "write_anchor", lambda *arguments: 1 / 0)
+        patched.setattr(audit, "advanced", lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             append_audit(workspace, actor="a", action="promote_done", subject="9", detail={})
     assert verify_audit(workspace) == []
     record = append_audit(workspace, actor="a", action="promote_refused", subject="9", detail={})
     assert record.sequence == 5 and verify_audit(workspace) == []
+
+
+def test_a_kill_behind_the_very_first_line_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = Workspace(tmp_path / "new").create()
+    with monkeypatch.context() as patched:
+        patched.setattr(audit, "advanced", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            append_audit(new, actor="a", action="promote_done", subject="9", detail={})
+    assert verify_audit(new) == []
+    assert append_audit(new, actor="a", action="promote_refused", subject="9", detail={}).sequence == 1
 
 
 def test_an_append_reads_the_end_of_the_file_and_not_all_of_it(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from registry_factory import OPEN, files_of, log_run, make_workspace, write_folder
 
 from data_contracts.errors import (
+    ContractError,
     GateRefusedError,
     RegistryError,
     StaleExpectationError,
@@ -138,7 +140,7 @@ def test_a_promotion_that_expects_another_champion_is_refused_and_audited(site: 
     assert champions(site) == ("2", "1")
     line = last_line(site)
     assert (line.action, line.subject) == ("promote_refused", "3")
-    assert line.detail == {"expected": "1", "found": "2"}
+    assert line.detail == {"expected": "1", "found": "2", "model": site[1].model_name}
 
 
 def test_a_rollback_that_expects_another_champion_is_refused(site: Site) -> None:
@@ -380,7 +382,7 @@ def test_a_file_too_many_or_too_few_is_seen_and_a_link_too(site: Site) -> None:
     with pytest.raises(WeightsDigestError, match="no file"):
         registry.verified_folder("3")
     (workspace.root / "elsewhere.json").replace(folder / "environment.json")
-    model = next(path for path in files_of(site[0], "run3") if "mlartifacts" in str(path))
+    model = next(path for path in files_of(site[0], "run3") if path.name == "weights.bin")
     (model.parent / "python_model.py").write_text("pass\n")
     with pytest.raises(WeightsDigestError, match=r"MLflow model/data/python_model\.py"):
         registry.verified_folder("3")
@@ -407,6 +409,38 @@ def test_what_python_compiles_when_mlflow_serves_a_version_is_removed_and_anythi
         check_model(folder, manifest)
 
 
+def test_a_champion_that_was_loaded_by_its_alias_with_mlflow_is_promoted_and_rolled_back_as_before(site: Site) -> None:
+    import mlflow
+
+    from flows.registry.promotion import rollback
+
+    model = mlflow.pyfunc.load_model(f"models:/{site[1].model_name}@champion")
+    assert list(model.predict(np.array([[1.0], [2.0]]))) == [2.0, 4.0]
+    folder = registry_of(site).model_dir("2", fetch=False)
+    assert folder is not None
+    note = folder / seal.LOADED_FILE
+    assert note.is_file(), "MLflow wrote into the version's folder"
+    registry_of(site).verified_folder("champion")
+    assert faults(site) == []
+    promote_version(site, "3", "2")
+    assert rollback(*site) == {"champion": "2", "previous_champion": "3"}
+    ours = note.read_text()
+    for forged in (
+        f"model_name: {site[1].model_name}\nmodel_version: '3'\n",
+        ours + "more: 1\n",
+        ours + "# " + "x" * 2000 + "\n",
+        "!!python/object/apply:os.getcwd []\n",
+        "",
+    ):
+        note.write_text(forged)
+        with pytest.raises(WeightsDigestError, match="not registered: MLflow model/registered_model_meta"):
+            registry_of(site).verified_folder("champion")
+    note.unlink()
+    (folder / "data" / seal.LOADED_FILE).write_text(ours)
+    with pytest.raises(WeightsDigestError, match="not registered: MLflow model/data/registered_model_meta"):
+        registry_of(site).verified_folder("champion")
+
+
 def test_what_a_later_command_derives_from_a_version_is_no_file_of_it(site: Site) -> None:
     folder = site[0].runs_root / "run3" / "explanation"
     folder.mkdir()
@@ -431,7 +465,6 @@ def test_no_version_holds_a_pickle_and_one_that_does_is_not_registered(site: Sit
 def test_a_pickle_is_found_wherever_it_hides(tmp_path: Path, kind: str) -> None:
     import io
 
-    import numpy as np
     import torch
 
     from flows.registry.formats import pickled_part
@@ -504,23 +537,166 @@ def test_a_version_of_an_earlier_program_is_read_but_not_promoted_until_it_is_se
     assert champions(site) == (number, "2")
 
 
-def test_a_workspace_of_an_earlier_program_is_taken_over_as_it_is(site: Site) -> None:
+@pytest.mark.parametrize("version", ["9" * 23, "9999999999", "\u00b2", "\u0663", "0" * 30, "-1"])
+def test_a_number_that_no_version_can_have_is_wrong_usage(site: Site, version: str) -> None:
+    with pytest.raises(UsageError, match="no version"):
+        promote_version(site, version, "2")
+
+
+def test_an_audit_that_is_a_folder_is_said_in_one_line_and_mended(site: Site) -> None:
+    from flows.registry.faults import audit_faults
+    from flows.registry.mend import mend
+
+    site[0].audit_file.rename(site[0].root / "logged" / "audit.jsonl")
+    site[0].audit_file.mkdir()
+    with pytest.raises(RegistryError, match="the audit is no file"):
+        promote_version(site, "3", "2")
+    with pytest.raises(ContractError, match="the audit is no file"):
+        audit_faults(*site)
+    try:
+        assert mend(*site)["left"] == []
+        promote_version(site, "3", "2")
+    finally:
+        for folder in site[0].root.glob("audit-*.broken.jsonl"):
+            folder.rmdir()
+
+
+def test_a_registered_model_that_was_deleted_is_mended_once_and_its_runs_are_registered_anew(site: Site) -> None:
+    from flows.registry.mend import mend
+
+    workspace, settings = site
+    registry_of(site).client.delete_registered_model(settings.model_name)
+    assert faults(site)[0] == "the registered model is gone from MLflow; champion was version 2"
+    assert mend(*site)["left"] == []
+    assert champions(site) == (None, None) and faults(site) == []
+    registry = registry_of(site)
+    run_id = write_folder(workspace, 4)
+    assert registry.register(run_id, log_run(registry, workspace, run_id)) == "1"
+    promote_version(site, "1", "none")
+    assert champions(site) == ("1", None) and faults(site) == []
+
+
+def test_a_damaged_database_of_mlflow_is_one_line_with_what_to_do(site: Site) -> None:
+    site[0].mlflow_database.write_bytes(b"SQLite format 3\0" + b"\xff" * 8000)
+    done = noduleflow(site, "promote", "3", "--expect", "2")
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert "a database is damaged" in done.stderr and "mlflow.db" in done.stderr and "restore" in done.stderr
+    assert "unexpected" not in done.stderr
+
+
+# --- two models
+
+
+def test_two_models_of_one_workspace_have_a_champion_each_and_a_mend_of_one_leaves_the_other(site: Site) -> None:
+    from flows.registry import Registry
+    from flows.registry.mend import mend
+    from flows.registry.promotion import rollback
+
+    workspace, first = site
+    second = first.model_copy(update={"model_name": "another-model"})
+    other: Site = (workspace, second)
+    registry = Registry(workspace, second.model_name)
+    for number in (6, 7):
+        run_id = write_folder(workspace, number)
+        registry.register(run_id, log_run(registry, workspace, run_id))
+    promote_version(other, "1", "none")
+    promote_version(other, "2", "1")
+    promote_version(site, "3", "2")
+    assert rollback(*other) == {"champion": "1", "previous_champion": "2"}
+    assert (champions(site), champions(other)) == (("3", "2"), ("1", "2"))
+    assert faults(site) == faults(other) == []
+    assert mend(*site)["faults"] == mend(*other)["faults"] == []
+    lines = workspace.audit_file.read_text().splitlines(keepends=True)
+    workspace.audit_file.write_text("".join(lines[:-1]))
+    assert mend(*other)["left"] == []
+    assert faults(site) == faults(other) == []
+    assert (champions(site), champions(other)) == (("3", "2"), ("1", "2"))
+    steal(site, "champion", "1")
+    assert faults(other) == []
+    mend(*site)
+    assert rollback(*site) == {"champion": "2", "previous_champion": "3"}
+    assert champions(other) == ("1", "2")
+
+
+def test_a_promotion_of_one_model_that_was_killed_is_ended_by_its_own_name_alone(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.registry import Registry, moves
+
+    workspace, first = site
+    other: Site = (workspace, first.model_copy(update={"model_name": "another-model"}))
+    registry = Registry(workspace, other[1].model_name)
+    run_id = write_folder(workspace, 5)
+    registry.register(run_id, log_run(registry, workspace, run_id))
+    with monkeypatch.context() as patched:
+        patched.setattr(moves, "write_state", lambda *arguments: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            promote_version(site, "3", "2")
+    promote_version(other, "1", "none")
+    assert champions(other) == ("1", None)
+    assert champions(site) == ("3", "2")
+    assert faults(site) == faults(other) == []
+
+
+# --- forged audits
+
+
+def test_an_audit_whose_anchor_and_seals_were_taken_and_whose_lines_were_rewritten_stops_promotions(site: Site) -> None:
     workspace, _ = site
     from flows.registry.anchor import digest_of_line
     from flows.registry.audit import read_audit, verify_audit
+    from flows.registry.faults import audit_faults
+    from flows.registry.mend import mend
+    from flows.registry.promotion import rollback
 
-    set_tag(site, None)
     (workspace.root / "registry" / "anchor.json").unlink()
     previous, lines = "0" * 64, []
     for record in read_audit(workspace):
-        plain = record.model_copy(update={"mac": "", "previous": previous, "digest": ""})
+        plain = record.model_copy(update={"actor": "nobody", "mac": "", "previous": previous, "digest": ""})
         previous = digest_of_line(plain)
         lines.append(plain.model_copy(update={"digest": previous}).model_dump_json(exclude={"mac"}))
     workspace.audit_file.write_text("\n".join(lines) + "\n")
-    assert champions(site) == ("2", "1")
-    assert faults(site) == []
+    found = audit_faults(*site)
+    assert "the anchor of the audit is gone" in found and "line 1: it has no seal" in found
+    for act in (lambda: promote_version(site, "3", "2"), lambda: rollback(*site)):
+        with pytest.raises(RegistryError, match="the anchor of the audit is gone"):
+            act()
+    assert mend(*site)["left"] == []
     promote_version(site, "3", "2")
     assert champions(site) == ("3", "2") and verify_audit(workspace) == []
+
+
+def test_lines_dropped_behind_the_end_that_mlflow_knows_are_found_by_the_missing_anchor(site: Site) -> None:
+    from flows.registry.faults import audit_faults
+
+    with pytest.raises(StaleExpectationError):
+        promote_version(site, "3", "1")
+    assert audit_faults(*site) == []
+    site[0].audit_file.write_text("".join(site[0].audit_file.read_text().splitlines(keepends=True)[:-1]))
+    (site[0].root / "registry" / "anchor.json").unlink()
+    assert audit_faults(*site) == ["the anchor of the audit is gone"]
+    with pytest.raises(RegistryError, match="the anchor of the audit is gone"):
+        promote_version(site, "3", "2")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_audit_and_an_anchor_that_are_both_gone_stop_promotions_and_the_end_of_a_cut_off_one(
+    site: Site, begun: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.registry import aliases
+    from flows.registry.faults import audit_faults
+
+    if begun:
+        with monkeypatch.context() as patched:
+            patched.setattr(aliases, "point", lambda *arguments: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                promote_version(site, "3", "2")
+    site[0].audit_file.unlink()
+    (site[0].root / "registry" / "anchor.json").unlink()
+    with pytest.raises(RegistryError, match="the audit has 0 records, MLflow knows of"):
+        promote_version(site, "3", "2")
+    assert not site[0].audit_file.exists()
+    assert "the anchor of the audit is gone" in audit_faults(*site)
 
 
 # --- people
@@ -547,6 +723,44 @@ def test_a_policy_may_ask_for_two_people_who_did_not_train_the_version(
     sign_off(workspace, by, "3", name="Bo Reader")
     assert promote_version(site, "3", "2", **asked).promoted
     assert sum(line["action"] == "signoff" for line in _lines(site)) == 5
+
+
+@pytest.mark.parametrize(
+    "again", ["Rene\u0301 Reader", "REN\u00c9 READER", "\uff32\u0065\u006e\u00e9 Reader", "Ren\u00e9\u00a0Reader"]
+)
+def test_one_person_counts_once_however_the_name_is_encoded(site: Site, again: str) -> None:
+    from flows.registry.signoffs import counted, sign_off, sign_offs
+
+    first = sign_off(*site, "3", name="Ren\u00e9 Reader")
+    sign_off(*site, "3", name=again)
+    signed = sign_offs(registry_of(site), "3", first.manifest_sha256)
+    assert len(signed) == 1
+    asked = OPEN.model_copy(update={"signer_is_not_trainer": True})
+    assert counted(signed, asked, trained_by="Ren\u0065\u0301 reader") == []
+
+
+@pytest.mark.parametrize("hidden", ["\n", "\r", "\x1b[2K", "\u200b", "\u202e", "\u2028", "\x00"])
+def test_a_name_or_comment_that_could_forge_a_listing_is_refused(site: Site, hidden: str) -> None:
+    from flows.registry.signoffs import sign_off
+
+    before = len(_lines(site))
+    for words in ({"name": f"Ada{hidden}Quant"}, {"name": "Ada", "comment": f"40{hidden}cases"}):
+        with pytest.raises(UsageError, match="control or invisible"):
+            sign_off(*site, "3", **words)
+    assert len(_lines(site)) == before
+
+
+def test_an_actor_that_could_forge_a_listing_is_written_and_shown_with_replacements(
+    site: Site,
+) -> None:
+    from flows.registry.audit import append_audit
+    from flows.settings import actor_name
+
+    name = "ada\n   9  promote_done\x1b[2K\u202e"
+    assert actor_name(site[1].model_copy(update={"actor": name})) == "ada\ufffd   9  promote_done\ufffd[2K\ufffd"
+    append_audit(site[0], actor=name, action="promote_refused", subject="3", detail={})
+    said = noduleflow(site, "audit").stdout
+    assert "promote_done\ufffd[2K\ufffd" in said and "\x1b" not in said
 
 
 def test_a_sign_off_is_of_the_bytes_it_was_given_for_and_cannot_be_made_up(site: Site) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data_contracts.errors import WorkspaceError
 from flows.versions.tracking import EXPERIMENT, connect
 from flows.versions.tracking_database import begin_database
 from flows.workspace import Workspace
@@ -53,7 +54,8 @@ def test_one_with_experiments_stays_as_it_is(workspace: Workspace) -> None:
     assert workspace.mlflow_database.read_bytes() == before
 
 
-def test_what_is_no_database_is_left_to_mlflow_to_refuse(workspace: Workspace) -> None:
+def test_what_is_no_database_is_named_and_left_as_it_is(workspace: Workspace) -> None:
     workspace.mlflow_database.write_bytes(b"this is no database" * 300)
-    begin_database(workspace.mlflow_database, workspace.scratch_root)
+    with pytest.raises(WorkspaceError, match=r"a database is damaged .*mlflow\.db.*restore"):
+        begin_database(workspace.mlflow_database, workspace.scratch_root)
     assert workspace.mlflow_database.read_bytes().startswith(b"this is no database")

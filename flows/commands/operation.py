@@ -135,6 +135,8 @@ def doctor(
     if mended is not None:
         record["mended"] = mended
         done = "; ".join(mended["faults"]) or "nothing was wrong with the registry"
+        if mended.get("left"):
+            done = f"{done}; left: {'; '.join(mended['left'])}"
         text = f"mended   registry  {done}; champion: {mended['champion'] or 'none'}\n{text}"
     session.emit(record, text)
     if not record["healthy"]:

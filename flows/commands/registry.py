@@ -64,6 +64,7 @@ def audit(
 ) -> None:
     """Show or verify the record of promotions, rollbacks, sign-offs and refusals."""
     from data_contracts.errors import ContractError
+    from data_contracts.spelling import shown
     from flows.registry.audit import read_audit
 
     settings, workspace = session.open()
@@ -74,7 +75,9 @@ def audit(
         if faults := audit_faults(workspace, settings):
             raise ContractError("the audit is broken: " + "; ".join(faults), where=str(workspace.audit_file))
     records = read_audit(workspace)
-    lines = [f"{r.sequence:4d}  {r.time_utc}  {r.action:<16} {r.subject:<6} {r.actor}" for r in records]
+    lines = [
+        f"{r.sequence:4d}  {shown(r.time_utc)}  {r.action:<16} {shown(r.subject):<6} {shown(r.actor)}" for r in records
+    ]
     end = f"the chain of {len(records)} records holds" if verify else f"{len(records)} records"
     body = {"records": [record.model_dump(mode="json") for record in records], "verified": verify}
     session.emit(body, "\n".join([*lines, end]))

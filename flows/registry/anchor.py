@@ -15,7 +15,11 @@ from flows.workspace import Workspace
 
 FIRST = "0" * 64
 MOVES = ("promote_intent", "promote_done", "rollback_intent", "rollback_done", "mend_intent", "mend_done")
+ANCHOR_GONE = "the anchor of the audit is gone"
+NO_FILE = "the audit is no file"
 _ANCHOR, _PURPOSE = "anchor.json", "audit anchor"
+#: of a line's detail: the model name that it speaks of
+MODEL = "model"
 _BLOCK = 64 * 1024
 _TODO = "`noduleflow audit --verify` names the fault; `noduleflow doctor --mend` keeps the file and begins a new chain."
 
@@ -86,10 +90,14 @@ def trusted_end(workspace: Workspace) -> AuditAnchor:
         if anchor is not None and anchor.end.length:
             raise RegistryError(f"the audit of {anchor.end.length} records is gone", where=str(path), todo=_TODO)
         return anchor or AuditAnchor()
+    if not path.is_file():
+        raise RegistryError(NO_FILE, where=str(path), todo=_TODO)
     _drop_torn_line(path)
+    if anchor is None:
+        if path.stat().st_size:
+            raise RegistryError(ANCHOR_GONE, where=f"registry/{_ANCHOR}", todo=_TODO)
+        return AuditAnchor()
     with path.open("rb") as stream:
-        if anchor is None:
-            return _end_without_anchor(workspace, stream)
         _check_last_line(stream, anchor.end, path)
         found = _follow(stream, anchor, audit_key(workspace))
     return found
@@ -98,8 +106,11 @@ def trusted_end(workspace: Workspace) -> AuditAnchor:
 def advanced(anchor: AuditAnchor, record: AuditRecord, size_bytes: int) -> AuditAnchor:
     """The anchor after one more line that ends at `size_bytes`."""
     end = ChainEnd(length=record.sequence + 1, head=record.digest, size_bytes=size_bytes)
-    move = last_move_of(record)
-    return anchor.model_copy(update={"end": end, "last_move": anchor.last_move if move is None else move})
+    after = anchor.model_copy(update={"end": end})
+    if (move := last_move_of(record)) is None:
+        return after
+    model_name = str(record.detail.get(MODEL, ""))
+    return after.with_moves(model_name, anchor.of(model_name).model_copy(update={"last_move": move}))
 
 
 def last_move_of(record: AuditRecord) -> LastMove | None:
@@ -114,23 +125,6 @@ def last_move_of(record: AuditRecord) -> LastMove | None:
         move=move if isinstance(move, int) else None,
         before=str(before) if before else None,
     )
-
-
-def _end_without_anchor(workspace: Workspace, stream: BinaryIO) -> AuditAnchor:
-    """The end of a file of an earlier program version, or of the very first line before its anchor was written."""
-    key, anchor, offset, sealed = audit_key(workspace), AuditAnchor(), 0, 0
-    for raw in stream:
-        offset += len(raw)
-        record = _parsed(raw, anchor.end.length)
-        _must_follow(record, anchor.end)
-        if record.mac:
-            sealed += 1
-            if not same(record.mac, mac_of_line(key, record.digest)):
-                raise RegistryError(f"audit line {record.sequence + 1} is not sealed with our key", todo=_TODO)
-        anchor = advanced(anchor, record, offset)
-    if sealed > 1:
-        raise RegistryError("the anchor of the audit is gone", where=f"registry/{_ANCHOR}", todo=_TODO)
-    return anchor
 
 
 def _check_last_line(stream: BinaryIO, end: ChainEnd, path: Path) -> None:

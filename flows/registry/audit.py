@@ -3,6 +3,7 @@
 Each line holds the digest of the line before it and an HMAC with the workspace's audit key. How far the file was
 written stands in registry/anchor.json, and, after each move of the champion, in MLflow; so an edited, dropped, added
 or swapped line is found, a file that was cut or deleted is too, and a chain that was made anew does not fit the key.
+A line without a seal, and lines without an anchor, are faults wherever they stand.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from data_contracts.errors import ContractError, RegistryError, UsageError
 from data_contracts.promotion import AuditRecord
 from data_contracts.versions import AuditAnchor, ChainEnd, RegistryState
 from flows.registry.anchor import (
+    ANCHOR_GONE,
     FIRST,
+    MODEL,
+    NO_FILE,
     advanced,
     digest_of_line,
     mac_of_line,
@@ -43,6 +47,7 @@ def append_audit(
     action: str,
     subject: str,
     detail: dict[str, Any],
+    model_name: str = "",
     state: RegistryState | None = None,
 ) -> AuditRecord:
     """Append one record, chained to the last and sealed, on disk before this returns.
@@ -51,7 +56,8 @@ def append_audit(
 
     Parameters
     ----------
-    state: who is champion as this workspace knows it, kept beside the anchor.
+    model_name: which model it speaks of, if of one. state: who is its champion as this workspace knows it, kept beside
+        the anchor.
 
     Raises
     ------
@@ -59,8 +65,13 @@ def append_audit(
     """
     if action not in ACTIONS:
         raise UsageError(f"unknown audit action {action!r}")
+    if model_name:
+        detail = {**detail, MODEL: model_name}
     with workspace.lock("audit"):
         anchor = trusted_end(workspace)
+        if not anchor.end.length:
+            # Before the first line: lines without an anchor are never what a kill left.
+            write_anchor(workspace, anchor)
         body: dict[str, Any] = {
             "sequence": anchor.end.length,
             "time_utc": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -78,7 +89,7 @@ def append_audit(
             os.fsync(stream.fileno())
             size_bytes = stream.tell()
         after = advanced(anchor, record, size_bytes)
-        write_anchor(workspace, after if state is None else after.model_copy(update={"state": state}))
+        write_anchor(workspace, after if state is None else _with_state(after, model_name, state))
     return record
 
 
@@ -88,10 +99,10 @@ def audit_end(workspace: Workspace) -> AuditAnchor:
         return trusted_end(workspace)
 
 
-def remember_state(workspace: Workspace, state: RegistryState) -> None:
+def remember_state(workspace: Workspace, model_name: str, state: RegistryState) -> None:
     """Keep who is champion beside the anchor, where this workspace finds it without MLflow."""
     with workspace.lock("audit"):
-        write_anchor(workspace, trusted_end(workspace).model_copy(update={"state": state}))
+        write_anchor(workspace, _with_state(trusted_end(workspace), model_name, state))
 
 
 def verify_audit(workspace: Workspace, known: ChainEnd | None = None) -> list[str]:
@@ -105,27 +116,31 @@ def verify_audit(workspace: Workspace, known: ChainEnd | None = None) -> list[st
     ------
     ContractError: a line cannot be read; it is named.
     """
-    if not workspace.audit_file.exists() and not has_key(workspace):
+    expected = known is not None and known.length > 0
+    if not workspace.audit_file.exists() and not has_key(workspace) and not expected:
         return []
-    key, previous, sealed = audit_key(workspace), FIRST, False
+    key, previous = audit_key(workspace), FIRST
     faults: list[str] = []
     heads = {0: ""}
-    wanted = {end.length for end in (known, _anchored(workspace, faults)) if end is not None}
+    anchored = _anchored(workspace, faults)
+    faults_of_anchor = bool(faults)
+    wanted = {end.length for end in (known, anchored) if end is not None}
     number = 0
     for number, (record, content) in enumerate(_lines(workspace), start=1):
-        if content != record.digest:
-            faults.append(f"line {number}: its content was changed")
-        elif record.mac and not same(record.mac, mac_of_line(key, record.digest)):
-            faults.append(f"line {number}: it was not sealed with the key of this workspace")
-        elif sealed and not record.mac:
+        if not record.mac:
             faults.append(f"line {number}: it has no seal")
-        sealed = sealed or bool(record.mac)
+        elif content != record.digest:
+            faults.append(f"line {number}: its content was changed")
+        elif not same(record.mac, mac_of_line(key, record.digest)):
+            faults.append(f"line {number}: it was not sealed with the key of this workspace")
         if record.previous != previous or record.sequence != number - 1:
             faults.append(f"line {number}: does not follow the line before it (a line was dropped, added or moved)")
         previous = record.digest
         if number in wanted:
             heads[number] = record.digest
-    for place, end in (("the anchor", _anchored(workspace, [])), ("MLflow", known)):
+    if anchored is None and not faults_of_anchor and (number or expected):
+        faults.insert(0, ANCHOR_GONE)
+    for place, end in (("the anchor", anchored), ("MLflow", known)):
         faults += _faults_at_end(end, number, heads, place)
     return list(dict.fromkeys(faults))
 
@@ -136,6 +151,10 @@ def read_or_none(workspace: Workspace) -> AuditAnchor | None:
         return read_anchor(workspace)
     except (ContractError, RegistryError):
         return None
+
+
+def _with_state(anchor: AuditAnchor, model_name: str, state: RegistryState) -> AuditAnchor:
+    return anchor.with_moves(model_name, anchor.of(model_name).model_copy(update={"state": state}))
 
 
 def _anchored(workspace: Workspace, faults: list[str]) -> ChainEnd | None:
@@ -163,6 +182,8 @@ def _lines(workspace: Workspace) -> Iterator[tuple[AuditRecord, str]]:
     """(record, digest of what the line says, "" where it is not as written) of every line; not of half a last line."""
     if not workspace.audit_file.exists():
         return
+    if not workspace.audit_file.is_file():
+        raise ContractError(NO_FILE, where="audit.jsonl", todo="`noduleflow doctor --mend` puts it aside.")
     with workspace.audit_file.open("rb") as stream:
         for number, raw in enumerate(stream, start=1):
             if not raw.endswith(b"\n"):
@@ -172,6 +193,6 @@ def _lines(workspace: Workspace) -> Iterator[tuple[AuditRecord, str]]:
             except (ContractError, UnicodeDecodeError) as error:
                 what = error.what if isinstance(error, ContractError) else "not text"
                 raise ContractError(f"audit line {number} cannot be read ({what})", where="audit.jsonl") from None
-            # A sealed line stands as it was written: one that only reads alike was written by somebody else.
-            alike = not record.mac or raw[:-1] == record.model_dump_json(exclude_unset=True).encode()
+            # A line stands as it was written: one that only reads alike was written by somebody else.
+            alike = raw[:-1] == record.model_dump_json(exclude_unset=True).encode()
             yield record, digest_of_line(record) if alike else ""

@@ -33,6 +33,10 @@ class Fault:
 
 
 _MEND = "`noduleflow doctor --mend` puts it back as the last promotion or rollback left it, and writes that down."
+_MODEL_GONE = (
+    "Restore MLflow's database from a backup. Else `noduleflow doctor --mend` begins without a champion, and "
+    "the `noduleflow train` that made a version, given again, registers it anew."
+)
 _AUDIT = "`noduleflow doctor --mend` keeps the file aside and begins a new chain that names the fault."
 _RESTORE = "Restore the files from a backup, or `noduleflow rollback` if another version is meant to answer."
 
@@ -107,7 +111,7 @@ def trusted_state(registry: Registry) -> RegistryState | None:
     with suppress(RegistryError):
         known.append(registry.see().state)
     anchor = read_or_none(registry.workspace)
-    known.append(anchor.state if anchor is not None else None)
+    known.append(anchor.of(registry.model_name).state if anchor is not None else None)
     accounts = [state for state in known if state is not None]
     return max(accounts, key=lambda state: state.move, default=None)
 
@@ -126,11 +130,11 @@ def broken(registry: Registry, named: Named) -> str | None:
 
 
 def _account_faults(registry: Registry, seen: Seen, anchor: AuditAnchor | None) -> list[Fault]:
-    ours = anchor.state if anchor is not None else None
+    ours = anchor.of(registry.model_name).state if anchor is not None else None
     if seen.state is None:
         if ours is not None:
-            what = "the registered model is gone from MLflow" if not seen.exists else "the account is gone from MLflow"
-            return [Fault("account", f"{what}; champion was {_name(ours.champion)}", _MEND)]
+            gone, todo = ("account", _MEND) if seen.exists else ("registered model", _MODEL_GONE)
+            return [Fault("account", f"the {gone} is gone from MLflow; champion was {_name(ours.champion)}", todo)]
         if champion := seen.aliases.get(CHAMPION):
             what = f"version {champion} is champion, and no promotion made it so"
             return [Fault("alias", what, "`noduleflow doctor --mend` takes the alias away; then promote a version.")]

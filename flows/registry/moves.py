@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from data_contracts.errors import NoduleflowError, RegistryError, WorkspaceError
 from data_contracts.promotion import AuditRecord
-from data_contracts.versions import ChainEnd, LastMove, Named, RegistryState
+from data_contracts.versions import ChainEnd, KnownMoves, LastMove, Named, RegistryState
 from flows.registry import aliases
 from flows.registry.audit import append_audit, audit_end, remember_state
 from flows.registry.keys import workspace_id
 from flows.registry.lock import registry_lock
-from flows.registry.state import CHAMPION, PREVIOUS, Seen, version_of, with_audit, write_state
+from flows.registry.state import CHAMPION, PREVIOUS, Seen, known_end, version_of, with_audit, write_state
 from flows.settings import Settings, actor_name
 
 if TYPE_CHECKING:
@@ -65,7 +65,12 @@ def move_champion(
     }
     check()
     record = append_audit(
-        registry.workspace, actor=actor, action=f"{action}_intent", subject=version_of(target) or "none", detail=facts
+        registry.workspace,
+        actor=actor,
+        action=f"{action}_intent",
+        subject=version_of(target) or "none",
+        detail=facts,
+        model_name=registry.model_name,
     )
     intent = with_audit(intent, registry.workspace, _end_of(record))
     write_state(registry.client, registry.workspace, registry.model_name, intent)
@@ -87,6 +92,7 @@ def finish(
         action=f"{intent.action}_done",
         subject=champion or "none",
         detail={"champion": champion, "move": intent.move, **detail},
+        model_name=registry.model_name,
         state=done,
     )
     done = with_audit(done, registry.workspace, _end_of(record))
@@ -117,12 +123,13 @@ def settle(registry: Registry, actor: str, check: Check) -> Seen:
     Returns what MLflow says then.
     """
     seen = registry.see()
-    last = audit_end(registry.workspace).last_move
+    last = _known(registry).last_move
     state = seen.state
     if state is None:
         state = _adopted(registry, seen, last)
         if state is None:
             return seen
+    _require_known_end(registry, state)
     if state.phase == "intent":
         _end_intent(registry, actor, state, last, check)
     elif last is not None and last.action.endswith("_intent"):
@@ -132,10 +139,25 @@ def settle(registry: Registry, actor: str, check: Check) -> Seen:
     return registry.see()
 
 
+def _require_known_end(registry: Registry, state: RegistryState) -> None:
+    """Ending a move writes to audit and account, so it must not cover up that lines the account knows of are gone."""
+    known, length = known_end(state, registry.workspace), audit_end(registry.workspace).end.length
+    if known is not None and length < known.length:
+        raise RegistryError(
+            f"the audit has {length} records, MLflow knows of {known.length}",
+            where=registry.model_name,
+            todo="`noduleflow doctor --mend` begins a new chain that names the fault.",
+        )
+
+
+def _known(registry: Registry) -> KnownMoves:
+    return audit_end(registry.workspace).of(registry.model_name)
+
+
 def _is_open(registry: Registry, seen: Seen) -> bool:
     if seen.state is not None and seen.state.phase == "intent":
         return True
-    last = audit_end(registry.workspace).last_move
+    last = _known(registry).last_move
     return last is not None and (last.action.endswith("_intent") or seen.state is None)
 
 
@@ -163,7 +185,10 @@ def _end_unseen_intent(registry: Registry, actor: str, state: RegistryState, las
         theirs = version_of(state.champion) == last.subject and number == state.move
         action = last.action.replace("_intent", "_done") if theirs else "move_abandoned"
         detail = {"move": number, "champion": version_of(state.champion), "reconciled": True}
-        append_audit(registry.workspace, actor=actor, action=action, subject=last.subject, detail=detail, state=state)
+        append_audit(
+            registry.workspace, actor=actor, action=action, subject=last.subject, detail=detail,
+            model_name=registry.model_name, state=state,
+        )  # fmt: skip
         return
     target = None if last.subject == "none" else _named_or_none(registry, last.subject)
     reason = _unusable(registry, target)
@@ -172,8 +197,9 @@ def _end_unseen_intent(registry: Registry, actor: str, state: RegistryState, las
     if reason is not None:
         detail = {"move": number, "reason": reason, "champion": version_of(state.champion)}
         append_audit(
-            registry.workspace, actor=actor, action="move_abandoned", subject=last.subject, detail=detail, state=state
-        )
+            registry.workspace, actor=actor, action="move_abandoned", subject=last.subject, detail=detail,
+            model_name=registry.model_name, state=state,
+        )  # fmt: skip
         return
     stepped_down = state.champion if state.champion is not None and state.champion != target else state.previous
     intent = state.model_copy(
@@ -203,15 +229,16 @@ def _undo(registry: Registry, actor: str, intent: RegistryState, reason: str, ch
     detail = {"move": intent.move, "reason": reason, "champion": version_of(intent.before)}
     subject = version_of(intent.champion) or "none"
     record = append_audit(
-        registry.workspace, actor=actor, action="move_abandoned", subject=subject, detail=detail, state=done
-    )
+        registry.workspace, actor=actor, action="move_abandoned", subject=subject, detail=detail,
+        model_name=registry.model_name, state=done,
+    )  # fmt: skip
     done = with_audit(done, registry.workspace, _end_of(record))
     write_state(registry.client, registry.workspace, registry.model_name, done)
 
 
 def _adopted(registry: Registry, seen: Seen, last: LastMove | None) -> RegistryState | None:
     """The account that fits what programs without one left; None where there is nothing, or it does not fit."""
-    if last is None or audit_end(registry.workspace).state is not None:
+    if last is None or _known(registry).state is not None:
         return None
     champion, previous = seen.aliases.get(CHAMPION), seen.aliases.get(PREVIOUS)
     fits = {last.subject, last.before} if last.action.endswith("_intent") else {last.subject}
@@ -225,7 +252,7 @@ def _adopted(registry: Registry, seen: Seen, last: LastMove | None) -> RegistryS
         workspace=workspace_id(registry.workspace),
     )
     write_state(registry.client, registry.workspace, registry.model_name, state)
-    remember_state(registry.workspace, state)
+    remember_state(registry.workspace, registry.model_name, state)
     return state
 
 

@@ -78,7 +78,7 @@ def rollback(workspace: Workspace, settings: Settings, *, expect: str = "") -> d
     UsageError: there is no previous champion.
     StaleExpectationError, GateRefusedError, WeightsDigestError, RegistryError: as of `promote`.
     """
-    rehearsal = _early_rehearsal(workspace)
+    rehearsal = _early_rehearsal(workspace, settings.model_name)
     try:
         registry = Registry.quick(workspace, settings.model_name)
         actor = actor_name(settings)
@@ -126,7 +126,14 @@ def _expect(registry: Registry, actor: str, action: str, number: str, expect: st
 
 
 def _refuse(registry: Registry, actor: str, action: str, number: str, detail: dict[str, Any]) -> None:
-    append_audit(registry.workspace, actor=actor, action=f"{action}_refused", subject=number, detail=detail)
+    append_audit(
+        registry.workspace,
+        actor=actor,
+        action=f"{action}_refused",
+        subject=number,
+        detail=detail,
+        model_name=registry.model_name,
+    )
 
 
 def _rehearsed(
@@ -141,12 +148,13 @@ def _rehearsed(
     return {"cases": answer.n, "difference": round(answer.difference, 6)}
 
 
-def _early_rehearsal(workspace: Workspace) -> Rehearsal | None:
+def _early_rehearsal(workspace: Workspace, model_name: str) -> Rehearsal | None:
     """The previous champion, as this workspace remembers it, is loaded by another process while MLflow is."""
     from flows.registry.audit import read_or_none
 
     anchor = read_or_none(workspace)
-    previous = anchor.state.previous if anchor is not None and anchor.state is not None else None
+    state = anchor.of(model_name).state if anchor is not None else None
+    previous = state.previous if state is not None else None
     return Rehearsal(workspace.runs_root / previous.run_id).start() if previous is not None else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,9 @@ from flows.registry.formats import refuse_pickles
 MANIFEST_FILE = "manifest.json"
 #: of a run, what later commands write (`explain`); no load of the network reads it
 DERIVED = ("explanation", "explanation.json")
+#: MLflow writes it beside a version that is loaded by name from a folder: which version that was
+LOADED_FILE = "registered_model_meta"
+_LOADED_MOST_BYTES = 1024
 _TODO = "Restore it from a backup, or `noduleflow rollback`; nothing was loaded."
 #: a file that was changed so short before is hashed again: the clock of its times may not tell two writes apart
 _SETTLED_S = 2.0
@@ -60,14 +63,16 @@ def check_folder(folder: Path, manifest: VersionManifest) -> None:
     _check(folder, manifest.files, f"runs/{folder.name}")
 
 
-def check_model(model_dir: Path, manifest: VersionManifest) -> None:
+def check_model(model_dir: Path, manifest: VersionManifest, *, model_name: str = "", version: str = "") -> None:
     """The same of the artifacts of the MLflow model.
 
-    Compiled copies of its own code, which Python leaves there when MLflow serves it from this folder, are removed: they
-    are made again from the compared source, and what was put in their place is not trusted.
+    MLflow's own note of which version it loaded from there is no file too many where it names this one. Compiled
+    copies of its own code, which Python leaves there when MLflow serves it from this folder, are removed: they are made
+    again from the compared source, and what was put in their place is not trusted.
     """
     _remove_compiled(model_dir, manifest.model_files)
-    _check(model_dir, manifest.model_files, "MLflow model")
+    noted = version and _is_note_of(model_dir / LOADED_FILE, model_name, version)
+    _check(model_dir, manifest.model_files, "MLflow model", {LOADED_FILE} if noted else set())
 
 
 def listed(folder: Path) -> dict[str, Path]:
@@ -102,8 +107,10 @@ def hashed(files: Mapping[str, Path]) -> dict[str, str]:
     return {name: digests[state] for name, state in states.items()}
 
 
-def _check(folder: Path, expected: Mapping[str, str], place: str) -> None:
+def _check(folder: Path, expected: Mapping[str, str], place: str, noted: Set[str] = frozenset()) -> None:
     found = listed(folder) if folder.is_dir() else {}
+    for name in noted - set(expected):
+        found.pop(name, None)
     if missing := sorted(set(expected) - set(found)):
         raise _different("misses a file", f"{place}/{missing[0]}")
     if strangers := sorted(set(found) - set(expected)):
@@ -111,6 +118,19 @@ def _check(folder: Path, expected: Mapping[str, str], place: str) -> None:
     digests = hashed(found)
     if changed := [name for name in sorted(expected) if digests[name] != expected[name]]:
         raise _different("is not what was registered", f"{place}/{changed[0]}")
+
+
+def _is_note_of(path: Path, model_name: str, version: str) -> bool:
+    """Whether a file says which version MLflow loaded from its folder, and nothing else."""
+    import yaml
+
+    if not path.is_file() or path.is_symlink() or path.stat().st_size > _LOADED_MOST_BYTES:
+        return False
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return False
+    return bool(said in ({"model_name": model_name, "model_version": number} for number in (version, int(version))))
 
 
 def _remove_compiled(model_dir: Path, expected: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from data_contracts.errors import ContractError, UsageError
 from data_contracts.promotion import PromotionPolicy
 from data_contracts.records import digest_of
+from data_contracts.spelling import is_plain, one_spacing, same_name
 from data_contracts.versions import SignOff
 from flows.registry.audit import append_audit
 from flows.registry.keys import audit_key, same, sign_record
@@ -25,13 +26,16 @@ def sign_off(workspace: Workspace, settings: Settings, version: str, *, name: st
 
     Raises
     ------
-    UsageError: no such version, no name, or a version of an earlier program, which has no manifest to sign.
+    UsageError: no such version, no name, one that cannot be shown as it is, or a version of an earlier program, which
+        has no manifest to sign.
     WeightsDigestError: the version is not what was registered, so nobody can sign it.
     """
     from flows.registry.versions import Registry
 
-    name, comment = " ".join(name.split()), " ".join(comment.split())
-    if not 1 <= len(name) <= 80 or len(comment) > 500:
+    if not is_plain(name) or not is_plain(comment):
+        raise UsageError("a sign-off's name and comment hold no control or invisible characters, and no line ends")
+    name, comment = one_spacing(name), one_spacing(comment)
+    if not same_name(name) or len(name) > 80 or len(comment) > 500:
         raise UsageError("a sign-off needs a name of 1 to 80 characters, and a comment of at most 500")
     registry = Registry(workspace, settings.model_name)
     number = registry.resolve(version)
@@ -57,9 +61,10 @@ def sign_off(workspace: Workspace, settings: Settings, version: str, *, name: st
         action="signoff",
         subject=number,
         detail=signed.model_dump(mode="json", exclude={"actor", "time_utc", "mac"}),
+        model_name=settings.model_name,
     )
     registry.client.set_model_version_tag(
-        settings.model_name, number, _TAG + digest_of(_folded(name)), signed.model_dump_json()
+        settings.model_name, number, _TAG + digest_of(same_name(name)), signed.model_dump_json()
     )
     return signed
 
@@ -78,14 +83,14 @@ def sign_offs(registry: Registry, version: str, manifest_sha256: str) -> list[Si
         ours = same(signed.mac, sign_record(audit_key(registry.workspace), _PURPOSE, signed))
         if ours and (signed.version, signed.manifest_sha256) == (version, manifest_sha256):
             found.append(signed)
-    return sorted({_folded(signed.name): signed for signed in found}.values(), key=lambda signed: signed.name)
+    return sorted({same_name(signed.name): signed for signed in found}.values(), key=lambda signed: signed.name)
 
 
 def counted(signed: list[SignOff], policy: PromotionPolicy, trained_by: str) -> list[SignOff]:
     """Those that a policy counts: of people who did not train the version, where it asks for that."""
     if not policy.signer_is_not_trainer:
         return signed
-    return [one for one in signed if _folded(trained_by) not in (_folded(one.name), _folded(one.actor))]
+    return [one for one in signed if same_name(trained_by) not in (same_name(one.name), same_name(one.actor))]
 
 
 def waiting(registry: Registry, policy: PromotionPolicy) -> list[str]:
@@ -104,10 +109,6 @@ def waiting(registry: Registry, policy: PromotionPolicy) -> list[str]:
             names = f" ({', '.join(one.name for one in signed)})" if signed else ""
             sentences.append(f"version {number} has {len(signed)} of {policy.signoffs} sign-offs{names}")
     return sentences
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.split()).casefold()
 
 
 def policy_of(settings: Settings) -> PromotionPolicy:

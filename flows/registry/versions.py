@@ -31,6 +31,8 @@ TRAINER_TAG = "noduleflow.trained_by"
 #: all that versions of earlier programs were sealed by, one tag a file
 _OLD_SEALS = ("checkpoint.safetensors", "model_card.json", "evaluation.json", "predictions.parquet")
 _PURPOSE = "version"
+#: more than these fit no column of MLflow's, which then fails instead of finding nothing
+_MOST_DIGITS = 9
 
 
 class Registry:
@@ -138,12 +140,13 @@ class Registry:
         RegistryError: champion or previous_champion is not the one that the last promotion or rollback left.
         """
         wanted: str | None = version
-        if not version.isdigit():
+        is_number = version.isascii() and version.isdigit()
+        if not is_number:
             seen = self.see()
             wanted = seen.aliases.get(version)
             if version in (CHAMPION, PREVIOUS):
                 _check_alias(seen, version)
-        if wanted is not None and self.exists(wanted):
+        if wanted is not None and len(wanted.lstrip("0")) <= _MOST_DIGITS and self.exists(wanted):
             return str(int(wanted))
         known = ", ".join(str(found.version) for found in self.versions()) or "none; `noduleflow train` registers one"
         raise UsageError(f"no version {version!r} of {self.model_name}", todo=f"Known: {known}.")
@@ -215,7 +218,7 @@ class Registry:
         manifest = read_manifest(folder, named.manifest_sha256)
         check_folder(folder, manifest)
         if manifest.model_files and (model_dir := self.model_dir(named.version, fetch=fetch)) is not None:
-            check_model(model_dir, manifest)
+            check_model(model_dir, manifest, model_name=self.model_name, version=named.version)
         return folder, manifest
 
     def model_dir(self, version: str, *, fetch: bool) -> Path | None:

@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from data_contracts.errors import damaged_database
+
 
 def begin_database(path: Path, scratch: Path) -> None:
     """Make MLflow's tables in a folder of scratch and put the file in place; one that was ever in use stays.
@@ -29,7 +31,12 @@ def begin_database(path: Path, scratch: Path) -> None:
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether it got as far as the experiment that MLflow makes last; what cannot be read is MLflow's to judge."""
+    """Whether it got as far as the experiment that MLflow makes last.
+
+    Raises
+    ------
+    WorkspaceError: the file is damaged, or no database.
+    """
     if not path.exists():
         return False
     try:
@@ -37,5 +44,5 @@ def _is_begun(path: Path) -> bool:
             return database.execute("SELECT 1 FROM experiments").fetchone() is not None
     except sqlite3.OperationalError as error:
         return "no such table" not in str(error)
-    except sqlite3.DatabaseError:
-        return True
+    except sqlite3.DatabaseError as error:
+        raise damaged_database(str(path), str(error)) from None
