@@ -47,7 +47,7 @@ def describe(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], 
         **registry_view(workspace, settings, found),
         "ran": [_ran(run) for run in last_of_each(prefect)],
         "schedules": [_scheduled(one) for one in prefect.schedules],
-        "refused_promotion": last_refusal(workspace, found),
+        "refused_promotion": last_refusal(workspace, settings.model_name, found),
     }
     record["drift"], drift_lines = found.section(
         "drift/", lambda: _drift(workspace, settings, record["champion"]), (None, ["drift       cannot be read"])

@@ -94,8 +94,8 @@ def leftovers(workspace: Workspace, found: Findings, *, at_work: bool) -> None:
         found.add(f"{len(left)} folders in scratch/ are left of killed runs", "the next ingest clears them")
 
 
-def last_refusal(workspace: Workspace, found: Findings) -> dict[str, Any] | None:
-    """The last version that the gates refused and that has not become champion since: version, time and gates."""
+def last_refusal(workspace: Workspace, model_name: str, found: Findings) -> dict[str, Any] | None:
+    """The last version of a model that the gates refused and that has not become champion since: version, time and gates."""
 
     def read() -> dict[str, Any] | None:
         if not workspace.audit_file.exists():
@@ -105,6 +105,8 @@ def last_refusal(workspace: Workspace, found: Findings) -> dict[str, Any] | None
             if b'"promote_refused"' not in raw and b'"promote_done"' not in raw:
                 continue
             line = json.loads(raw)
+            if line.get("detail", {}).get("model", model_name) != model_name:
+                continue
             if line.get("action") == "promote_refused":
                 refused = line
             elif refused is not None and line.get("action") == "promote_done" and line["subject"] == refused["subject"]:

@@ -91,8 +91,10 @@ def _protocol(report: EvaluationReport, card: ModelCard, dataset: DatasetCard | 
 
 def _shares(dataset: DatasetCard | None) -> str:
     """Share of malignant nodules in each part of a dataset, all of whose sites were learned from."""
+    if dataset is None:
+        return ""
     shares = []
-    for part in ("train", "validation", "test") if dataset is not None else ():
+    for part in ("train", "validation", "test"):
         benign, malignant = (dataset.counts.get(f"split:{part} label:{label}", 0) for label in (0, 1))
         if benign + malignant:
             shares.append(f"{part} {malignant / (benign + malignant):.0%} of {benign + malignant}")
