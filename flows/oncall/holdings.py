@@ -95,7 +95,7 @@ def leftovers(workspace: Workspace, found: Findings, *, at_work: bool) -> None:
 
 
 def last_refusal(workspace: Workspace, model_name: str, found: Findings) -> dict[str, Any] | None:
-    """The last version of a model that the gates refused and that has not become champion since: version, time and gates."""
+    """The last version of a model that gates refused and that is not champion since: version, time and gates."""
 
     def read() -> dict[str, Any] | None:
         if not workspace.audit_file.exists():
