@@ -75,7 +75,9 @@ def _new_in(workspace: Workspace, settings: Settings, plan: RunPlan, source: Sou
     """The record of an ingest of one source; None where nothing came."""
     if source.path is None:
         server = dicomweb_server(source.dicomweb)
-        pull = Pull(workspace, pull_request(source), server, source.site, plan.ingest, plan.keep_identity)
+        pull = Pull(
+            workspace, pull_request(source, settings.settle_s), server, source.site, plan.ingest, plan.keep_identity
+        )
         known = pull.nothing_new()
     else:
         if _is_empty(source.path):
@@ -83,5 +85,5 @@ def _new_in(workspace: Workspace, settings: Settings, plan: RunPlan, source: Sou
         paths = existing_sources((source.path,))
         known = nothing_new(workspace, paths, source.site, plan.ingest, plan.keep_identity)
     if known is not None:
-        return None
+        return known if known.get("studies_arriving") else None
     return ingest_source(workspace, plan, source, settle_s=settings.settle_s)
