@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_contracts.errors import ContractError, SchemaVersionError, UsageError, WorkspaceError
-from data_contracts.records import atomic_path, digest_of, write_bytes_atomic
+from data_contracts.records import digest_of, write_bytes_atomic
 from flows.progress import say
+from flows.workspace_key import is_taken_up, key_fault, own_secret, take_up
 from flows.workspace_paths import WorkspacePaths
 
 if TYPE_CHECKING:
@@ -63,15 +63,24 @@ class Workspace(WorkspacePaths):
             )
 
     def secret(self, given: str | None = None) -> bytes:
-        """Key of the keyed digests: the one given, or this workspace's own file (mode 600), made once."""
-        if given:
-            return given.encode()
-        with self.lock("secret"):
-            if not self.secret_file.exists():
-                with atomic_path(self.secret_file, mode=0o600) as temporary:
-                    temporary.write_text(secrets.token_hex(32) + "\n")
+        """Key of the keyed digests: the one given, or this workspace's own file (mode 600), made once.
+
+        Raises
+        ------
+        UsageError: the studies that are there were named with another one.
+        """
+        secret = given.encode() if given else own_secret(self)
+        if secret is None or not is_taken_up(self, secret):
+            with self.lock("secret"):
+                if secret is None and (secret := own_secret(self)) is None:
+                    if fault := key_fault(self, None):
+                        raise fault
+                    secret = own_secret(self, make=True)
+                assert secret is not None, "a secret that is not there is made"
+                take_up(self, secret)
+        if not given:
             self.secret_file.chmod(0o600)
-            return self.secret_file.read_text().strip().encode()
+        return secret
 
     @contextmanager
     def lock(self, name: str, timeout_s: float = _LOCK_TIMEOUT_S) -> Iterator[None]:

@@ -110,3 +110,7 @@ class WorkspacePaths:
     @property
     def secret_file(self) -> Path:
         return self.root / "secret.key"
+
+    @property
+    def secret_check_file(self) -> Path:
+        return self.root / "secret.check"

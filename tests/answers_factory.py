@@ -45,6 +45,7 @@ def reviewed_workspace(
 ) -> Workspace:
     """Studies 0, 1, ... of a patient each, all nodules marked by one reader of LIDC and reported."""
     workspace = Workspace(root).create()
+    workspace.secret_file.write_text("a key of these tests\n")
     rows: list[dict[str, object]] = []
     for number in range(n_studies):
         record = _series(workspace, number)

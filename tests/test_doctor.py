@@ -75,7 +75,15 @@ def test_a_key_that_others_may_read(workspace: Workspace, name: str) -> None:
 
 def test_a_key_that_is_gone_from_under_its_series(workspace: Workspace) -> None:
     (workspace.series_root / "0123456789abcdef").mkdir(parents=True)
-    failed(machine.keys(workspace), "secret.key is gone")
+    failed(machine.keys(workspace), "the key of the pseudonyms is gone")
+
+
+def test_a_key_that_is_not_the_one_its_series_were_named_with(workspace: Workspace) -> None:
+    workspace.secret()
+    (workspace.series_root / "0123456789abcdef").mkdir(parents=True)
+    assert machine.keys(workspace).state == "ok"
+    workspace.secret_file.write_text("another\n")
+    failed(machine.keys(workspace), "named with another secret")
 
 
 def test_a_file_of_settings_with_a_password_that_others_may_read(workspace: Workspace) -> None:

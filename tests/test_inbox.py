@@ -493,6 +493,7 @@ def test_push_says_what_was_stored_and_exits_1_where_a_file_was_not(
         (["ingest", "--dicomweb", "http://127.0.0.1:1/", "--inbox"], "one of them"),
         (["ingest", "--study", "1.2", "--inbox"], "need --dicomweb"),
         (["ingest"], "Missing argument"),
+        (["ingest", "{pipe}"], "is a pipe, a device or a socket"),
         (["push", "{file}", "--dicom", "127.0.0.1:104"], "--called AET"),
         (["push", "{file}", "--dicom", "127.0.0.1", "--called", "X"], "HOST:PORT"),
         (["push", "{file}"], "--dicomweb or --dicom"),
@@ -503,7 +504,8 @@ def test_wrong_use_is_one_line_and_status_2(
     arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
-    given = [word.replace("{file}", str(tmp_path / "file")) for word in arguments]
+    os.mkfifo(tmp_path / "pipe")
+    given = [word.format(file=tmp_path / "file", pipe=tmp_path / "pipe") for word in arguments]
     with pytest.raises(SystemExit) as ended:
         main(["--workspace", str(tmp_path / "ws"), *given])
     said = capsys.readouterr().err

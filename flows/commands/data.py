@@ -49,7 +49,8 @@ def ingest(
     params = IngestParams.from_mapping(assignments(settings_), where="--set")
     check_origin(bool(sources), dicomweb, bool(study or since or limit or keep_files), inbox)
     if dicomweb:
-        ingest_dicomweb(dicomweb, tuple(study or ()), since, modality, limit, keep_files, site, params, keep_identity)
+        named = tuple(study or ())
+        ingest_dicomweb(dicomweb, named, since, modality, limit, keep_files, site, params, keep_identity, settle)
         return
     if inbox:
         ingest_inbox(site, params, keep_identity)

@@ -150,10 +150,12 @@ def ingest_dicomweb(
     site: str,
     params: IngestParams,
     keep_identity: bool,
+    settle_s: float,
 ) -> None:
     """`ingest --dicomweb`: named studies, or all since a moment."""
     from flows.intake.peers import dicomweb_server
-    from flows.intake.pulling import PrivatePull, Pull
+    from flows.intake.pull_request import PrivatePull
+    from flows.intake.pulling import Pull
     from pipeline.exchange.dicomweb import checked_study_uids, parse_moment
 
     request = PrivatePull(
@@ -163,6 +165,7 @@ def ingest_dicomweb(
         modality="" if modality.lower() == "any" else modality.upper(),
         limit=limit,
         keep_files=keep_files,
+        settle_s=settle_s,
     )
     _, workspace = session.open()
     pull = Pull(workspace.create(), request, dicomweb_server(url), site, params, keep_identity)

@@ -7,15 +7,15 @@ from typing import Any
 from flows.intake.annotation import annotate_flow
 from flows.intake.ingest import ingest_flow
 from flows.intake.pull import pull_flow
-from flows.intake.pulling import PrivatePull
+from flows.intake.pull_request import PrivatePull
 from flows.intake.sources import existing_sources
 from flows.whole.nightly_config import RunPlan, SourcePlan
 from flows.workspace import Workspace
 
 
-def pull_request(source: SourcePlan) -> PrivatePull:
-    """What to ask a DICOMweb service for: everything since the last time."""
-    return PrivatePull(url=source.dicomweb, since="auto")
+def pull_request(source: SourcePlan, settle_s: float = 0.0) -> PrivatePull:
+    """What to ask a DICOMweb service for: everything since the last time, and settled."""
+    return PrivatePull(url=source.dicomweb, since="auto", settle_s=settle_s)
 
 
 def ingest_source(workspace: Workspace, plan: RunPlan, source: SourcePlan, *, settle_s: float = 0.0) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def ingest_source(workspace: Workspace, plan: RunPlan, source: SourcePlan, *, se
     """
     root = str(workspace.root)
     if source.path is None:
-        return dict(pull_flow(root, pull_request(source), source.site, plan.ingest, plan.keep_identity))
+        return dict(pull_flow(root, pull_request(source, settle_s), source.site, plan.ingest, plan.keep_identity))
     paths = existing_sources((source.path,))
     return dict(ingest_flow(root, paths, source.site, plan.ingest, plan.keep_identity, settle_s=settle_s))
 

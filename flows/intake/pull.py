@@ -11,7 +11,8 @@ from data_contracts.params import IngestParams
 from flows.engine import scrubbed
 from flows.intake.ingest import ingest_flow
 from flows.intake.peers import dicomweb_server
-from flows.intake.pulling import PrivatePull, Pull
+from flows.intake.pull_request import PrivatePull
+from flows.intake.pulling import Pull
 from flows.intake.sources import PrivatePaths
 from flows.workspace import Workspace
 

@@ -1,4 +1,4 @@
-"""What a pull has to do, study by study: what is new on a server, fetched, handed to the ingest, and remembered.
+"""What a pull has to do: what is new on a server, fetched, handed to the ingest some studies at a time, and remembered.
 
 No Prefect here: a pull that finds nothing new needs no server.
 """
@@ -7,35 +7,38 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, model_serializer
-
-from data_contracts.errors import NothingUsableError, WorkspaceError
+from data_contracts.errors import ExchangeError, NothingUsableError, WorkspaceError
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
+from flows.intake.pull_listing import Listing
+from flows.intake.pull_request import PrivatePull
 from flows.progress import say, stage
 from flows.settings import configured_secret
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
-from pipeline.exchange.dicomweb import PulledSeries, days_before, is_same, pull_study
+from pipeline.exchange.dicomweb import PulledSeries, pull_study
 from pipeline.exchange.pull_state import KnownSeries, PullState
-from pipeline.exchange.qido import FoundStudy, find_series, find_studies
+from pipeline.exchange.qido import FoundStudy, find_series
 from pipeline.exchange.wado import remove_series
 from pipeline.exchange.web_client import WebClient
 from pipeline.exchange.web_server import WebServer
 
-#: how far before its mark an automatic pull looks again: studies reach a PACS after their date
-_OVERLAP_DAYS = 3
+#: studies that are ingested in one run: each run costs the Prefect server some tasks, and a kill loses the ingest of it
+_STUDIES_OF_A_RUN, _BYTES_OF_A_RUN = 50, 8 << 30
 #: outcomes that another attempt can change, so that the files stay for it
 PASSING_REASONS = {ReasonCode.LOW_DISK_SPACE, ReasonCode.INTERNAL_ERROR}
 #: ingests folders, and gives the record of an ingest; raises NothingUsableError
 IngestFolders = Callable[[tuple[Path, ...]], dict[str, Any]]
 _COUNTED = (
     "studies_without_series",
+    "studies_arriving",
     "series_known",
     "series_fetched",
     "instances_fetched",
@@ -44,22 +47,14 @@ _COUNTED = (
 )
 
 
-class PrivatePull(BaseModel):
-    """What to pull. UIDs and dates are identity, so Prefect's database sees only how many studies are named.
+@dataclass
+class _Looked:
+    """A study in its turn. whole: its new series on disk. is_stored: whether the outcome of all of it is stored."""
 
-    since: "", a moment as QIDO compares it, or "auto". limit: most studies that are fetched, 0 for all.
-    """
-
-    url: str
-    study_uids: tuple[str, ...] = ()
-    since: str = ""
-    modality: str = "CT"
-    limit: int = 0
-    keep_files: bool = False
-
-    @model_serializer
-    def hide(self) -> dict[str, int]:
-        return {"n_studies": len(self.study_uids)}
+    study: FoundStudy
+    key: str = ""
+    whole: list[PulledSeries] = field(default_factory=list)
+    is_stored: bool = True
 
 
 class Pull:
@@ -76,7 +71,10 @@ class Pull:
         self.keep_identity = keep
         self.pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep)
         self.server_key = self.pseudonymizer.key("server", server.root)
-        self.state = PullState(workspace.exchange_root / self.server_key)
+        self.state = PullState(workspace.exchange_root / self.server_key, self.pseudonymizer.secret)
+        self.listing = Listing(
+            workspace, self.state, self.pseudonymizer.uid_key, params.digest(), request.modality, request.settle_s
+        )
         self.counts: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.series_keys: set[str] = set()
@@ -86,19 +84,32 @@ class Pull:
     def nothing_new(self) -> dict[str, Any] | None:
         """The record of a pull that finds every series known; None where there is something to do."""
         with WebClient(self.server) as client:
-            studies = self.studies(client)
+            studies = self._studies(client)
+            looked: list[_Looked] = []
             for study in studies:
-                study_key = self.pseudonymizer.uid_key(study.uid)
-                is_known = self._knowledge(study_key)
-                series = find_series(client, study.uid, modality=self.request.modality)
-                n_known = sum(is_known(self.pseudonymizer.uid_key(item.uid), item.n_instances, None) for item in series)
-                if n_known < len(series) or any(item.n_instances is None for item in series):
-                    return None
+                n_known = self.listing.known_series(study)
+                if n_known is None:
+                    if self.listing.is_arriving(client, study):
+                        self.counts["studies_arriving"] += 1
+                        looked.append(_Looked(study, is_stored=False))
+                        continue
+                    n_known = self._all_known(client, study)
+                    if n_known is None:
+                        self.counts.clear()
+                        return None
+                    self.listing.note_whole(study)
                 self.counts["series_known"] += n_known
-                self.counts["studies_without_series"] += not series
-        for study in studies:
-            self._advance(study)
+                self.counts["studies_without_series"] += not n_known
+                looked.append(_Looked(study))
+        self._end(looked)
         return self.record(len(studies))
+
+    def _all_known(self, client: WebClient, study: FoundStudy) -> int | None:
+        """How many series the server lists of a study, where all of them are known."""
+        is_known = self.listing.knowledge(self.pseudonymizer.uid_key(study.uid))
+        series = find_series(client, study.uid, modality=self.request.modality)
+        known = [is_known(self.pseudonymizer.uid_key(item.uid), item.n_instances, None) for item in series]
+        return len(series) if all(known) and all(item.n_instances is not None for item in series) else None
 
     def run(self, ingest: IngestFolders) -> dict[str, Any]:
         """Every study, oldest first; the mark follows as long as everything before it is stored.
@@ -108,16 +119,31 @@ class Pull:
         NothingUsableError: something was fetched, and nothing of it could be used; or no named study is there.
         ExchangeError: the server stopped answering; what is on disk stays.
         """
-        may_advance, n_fetched = True, 0
-        with WebClient(self.server) as client:
-            studies = self.studies(client)
+        n_fetched = 0
+        looked: list[_Looked] = []
+        done: list[_Looked] = []
+        with WebClient(self.server) as client, ExitStack() as locks:
+
+            def store() -> None:
+                self._ingest([one for one in looked if one.whole], ingest)
+                locks.close()
+                done.extend(looked)
+                looked.clear()
+                self._advance(done)
+
+            studies = self._studies(client)
             with stage("pull", len(studies)) as progress:
                 for study in studies:
                     if self.request.limit and n_fetched >= self.request.limit:
                         break
                     before = self.counts["series_fetched"] + len(self.gaps)
                     try:
-                        is_stored = self._study(client, study.uid, ingest)
+                        self._look(client, study, looked, locks, store)
+                        if _is_enough(looked):
+                            store()
+                    except ExchangeError:
+                        store()  # what came before the server went away is whole
+                        raise
                     except OSError as error:
                         raise WorkspaceError(
                             f"what is fetched cannot be written ({error.strerror})",
@@ -126,74 +152,78 @@ class Pull:
                         ) from None
                     n_new = self.counts["series_fetched"] + len(self.gaps) - before
                     n_fetched += n_new > 0
-                    may_advance = may_advance and is_stored
-                    if may_advance:
-                        self._advance(study)
                     progress.advance(f"{n_new} new series" if n_new else "nothing new")
+                store()
+        if len(done) == len(studies):
+            self._end(done)
         return self.record(len(studies))
 
-    def studies(self, client: WebClient) -> list[FoundStudy]:
-        """The studies to look at, oldest first."""
-        if self.request.study_uids:
-            return [FoundStudy(uid, "") for uid in self.request.study_uids]
-        since = self.request.since
-        if since == "auto":
-            mark = self.state.mark(self.request.modality)
-            since = days_before(mark, _OVERLAP_DAYS) if mark else ""
-        return list(find_studies(client, since=since, modality=self.request.modality))
+    def _studies(self, client: WebClient) -> list[FoundStudy]:
+        return self.listing.studies(client, self.request.study_uids, self.request.since)
 
-    def _advance(self, study: FoundStudy) -> None:
-        """Everything up to this study is stored. A scanner whose clock runs ahead moves no mark beyond today."""
-        if study.moment:
-            self.state.advance(self.request.modality, min(study.moment[:8], f"{datetime.now(UTC):%Y%m%d}"))
+    def _advance(self, looked: list[_Looked]) -> None:
+        """Move the mark as far as everything before it is stored."""
+        stored = list(takewhile(lambda one: one.is_stored, looked))
+        if stored:
+            self.listing.advance(stored[-1].study)
 
-    def _knowledge(self, study_key: str) -> Callable[[str, int | None, str | None], bool]:
-        """Whether a series of a study has its outcome stored, as the server lists it now."""
-        known = self.state.study(study_key).series
-        policy = self.params.digest()
+    def _end(self, looked: list[_Looked]) -> None:
+        self._advance(looked)
+        self.listing.ended([one.study for one in looked if not one.is_stored])
 
-        def is_known(key: str, n_listed: int | None, listing: str | None) -> bool:
-            entry = known.get(key)
-            return (
-                entry is not None
-                and is_same(entry, n_listed, listing)
-                and entry.policy in ("", policy)
-                and all((self.workspace.series_root / series / "series.json").is_file() for series in entry.accepted)
-            )
+    def _look(
+        self,
+        client: WebClient,
+        study: FoundStudy,
+        looked: list[_Looked],
+        locks: ExitStack,
+        store: Callable[[], None],
+    ) -> None:
+        """Bring what is new of a study; it is locked until it is ingested."""
+        if (n_known := self.listing.known_series(study)) is not None:
+            self.counts["series_known"] += n_known
+            self.counts["studies_without_series"] += not n_known
+            looked.append(_Looked(study))
+        elif self.listing.is_arriving(client, study):
+            self.counts["studies_arriving"] += 1
+            looked.append(_Looked(study, is_stored=False))
+        else:
+            key = self.pseudonymizer.uid_key(study.uid)
+            try:
+                locks.enter_context(self.workspace.lock(f"pull-{key}", 0))
+            except WorkspaceError:
+                store()  # another pull has it, and may wait for what we hold
+                locks.enter_context(self.workspace.lock(f"pull-{key}"))
+            looked.append(self._fetched(client, study, key))
 
-        return is_known
-
-    def _study(self, client: WebClient, study_uid: str, ingest: IngestFolders) -> bool:
-        """Bring and ingest what is new of a study; whether all of it is stored now."""
-        study_key = self.pseudonymizer.uid_key(study_uid)
-        folder = self.workspace.scratch_root / "pull" / self.server_key / study_key
-        with self.workspace.lock(f"pull-{study_key}"):
-            found = 0
-            whole: list[PulledSeries] = []
-            n_gaps = len(self.gaps)
-            for series in pull_study(
-                client,
-                study_uid,
-                folder,
-                modality=self.request.modality,
-                key_of=self.pseudonymizer.uid_key,
-                is_known=self._knowledge(study_key),
-            ):
-                found += 1
-                if series is None:
-                    self.counts["series_known"] += 1
-                    continue
-                self.counts["instances_fetched"] += series.retrieved.n_fetched
-                self.counts["instances_resumed"] += series.retrieved.n_kept
-                if series.gap:
-                    self._refuse(series)
-                else:
-                    whole.append(series)
-            if not found:
-                self.counts["studies_without_series"] += 1
-            self.counts["series_fetched"] += len(whole)
-            is_stored = self._ingest(study_key, whole, ingest) if whole else True
-        return is_stored and len(self.gaps) == n_gaps
+    def _fetched(self, client: WebClient, study: FoundStudy, key: str) -> _Looked:
+        """A study whose new series are on disk now."""
+        found = 0
+        one = _Looked(study, key)
+        for series in pull_study(
+            client,
+            study.uid,
+            self.workspace.scratch_root / "pull" / self.server_key / key,
+            modality=self.request.modality,
+            key_of=self.pseudonymizer.uid_key,
+            is_known=self.listing.knowledge(key),
+        ):
+            found += 1
+            if series is None:
+                self.counts["series_known"] += 1
+                continue
+            self.counts["instances_fetched"] += series.retrieved.n_fetched
+            self.counts["instances_resumed"] += series.retrieved.n_kept
+            if series.gap:
+                self._refuse(series)
+                one.is_stored = False
+            else:
+                one.whole.append(series)
+        self.counts["studies_without_series"] += not found
+        self.counts["series_fetched"] += len(one.whole)
+        if one.is_stored and not one.whole:
+            self.listing.note_whole(study)
+        return one
 
     def _source_key(self, folder: Path) -> str:
         return self.pseudonymizer.uid_key(str(folder.resolve()))
@@ -212,11 +242,12 @@ class Pull:
         self.workspace.add_rejections(self._source_key(series.retrieved.folder), [rejection])
         self.workspace.rebuild_series_tables()
 
-    def _ingest(self, study_key: str, whole: list[PulledSeries], ingest: IngestFolders) -> bool:
-        """The usual ingest on the fetched folders; each outcome is noted, and its files are removed."""
-        folders = tuple(series.retrieved.folder for series in whole)
+    def _ingest(self, looked: list[_Looked], ingest: IngestFolders) -> None:
+        """The usual ingest on the fetched folders of some studies; each outcome is noted, and its files are removed."""
+        if not looked:
+            return
         try:
-            record = ingest(folders)
+            record = ingest(tuple(series.retrieved.folder for one in looked for series in one.whole))
         except NothingUsableError:
             record = {"series_keys": [], "study_keys": [], "new": 0}
         accepted: dict[str, list[str]] = {}
@@ -226,13 +257,17 @@ class Pull:
         self.series_keys |= set(record["series_keys"])
         self.study_keys |= set(record["study_keys"])
         self.counts["new"] += record["new"]
-        is_stored = True
+        for one in looked:
+            self._note(one, accepted)
+
+    def _note(self, one: _Looked, accepted: dict[str, list[str]]) -> None:
+        """Remember the outcome of a study that was ingested. accepted: series keys by the key of the series' UID."""
         notes: dict[str, KnownSeries] = {}
-        for series in whole:
+        for series in one.whole:
             reasons = self.workspace.rejection_reasons(self._source_key(series.retrieved.folder))
             self.refused.update(reason.value for reason in reasons)
             if PASSING_REASONS & set(reasons):
-                is_stored = False
+                one.is_stored = False
                 continue
             notes[series.key] = KnownSeries(
                 n_listed=series.n_listed,
@@ -240,13 +275,14 @@ class Pull:
                 accepted=tuple(sorted(accepted.get(series.key, []))),
                 policy=self.params.digest() if reasons else "",
             )
-        self.state.note(study_key, notes)
+        self.state.note(one.key, notes)
+        if one.is_stored:
+            self.listing.note_whole(one.study)
         if not self.request.keep_files:
-            for series in whole:
+            for series in one.whole:
                 if series.key in notes:
                     remove_series(series.retrieved.folder)
                     self.workspace.forget_source(self._source_key(series.retrieved.folder))
-        return is_stored
 
     def record(self, n_studies: int) -> dict[str, Any]:
         """The answer of the command."""
@@ -255,6 +291,8 @@ class Pull:
             raise NothingUsableError(
                 "the server has no such study", where=self.server.name, todo="Check the UIDs, and --modality."
             )
+        if n_arriving := self.counts["studies_arriving"]:
+            say(f"pull: {n_arriving} studies are still arriving and wait for the next run")
         if not fetched:
             say(f"pull: nothing new; {known} series were fetched before" if known else "pull: nothing new")
         elif not self.series_keys and not self.gaps:
@@ -272,3 +310,9 @@ class Pull:
             "series_keys": sorted(self.series_keys),
             "study_keys": sorted(self.study_keys),
         }
+
+
+def _is_enough(looked: list[_Looked]) -> bool:
+    fetched = [series for one in looked for series in one.whole]
+    n_bytes = sum(file.stat().st_size for series in fetched[-1:] for file in series.retrieved.folder.iterdir())
+    return sum(bool(one.whole) for one in looked) >= _STUDIES_OF_A_RUN or n_bytes * len(fetched) >= _BYTES_OF_A_RUN

@@ -27,6 +27,12 @@ def existing_sources(sources: tuple[Path, ...]) -> PrivatePaths:
             raise UsageError(
                 f"SOURCE {number} does not exist", where=str(source), todo="Name a folder, a file or an archive."
             )
+        if not (source.is_dir() or source.is_file()):
+            raise UsageError(
+                f"SOURCE {number} is a pipe, a device or a socket",
+                where=str(source),
+                todo="Name a folder, a file or an archive.",
+            )
         if source.is_dir() and not any(source.iterdir()):
             raise UsageError(
                 f"SOURCE {number} is an empty folder", where=str(source), todo="Name one with DICOM files."

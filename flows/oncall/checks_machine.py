@@ -13,11 +13,13 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from data_contracts.errors import UsageError
 from flows.oncall.check import Check, State, worst
 from flows.oncall.disk import LITTLE_BYTES, NONE_BYTES
 from flows.oncall.findings import lasting, size_text
-from flows.settings import Settings
+from flows.settings import configured_secret
 from flows.workspace import Workspace
+from flows.workspace_key import key_fault, own_secret
 
 _TELEMETRY = {
     "DO_NOT_TRACK": "true",
@@ -29,7 +31,7 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 #: how far two clocks may be apart
 _CLOCK_S = 300.0
 #: files that hold keys, below the workspace
-_KEYS = ("secret.key", "registry/audit.key")
+_KEYS = ("secret.key", "secret.check", "registry/audit.key")
 _LEAST_INODES = 10_000
 
 
@@ -136,11 +138,10 @@ def keys(workspace: Workspace) -> Check:
     vault = workspace.identity_root
     if vault.is_dir() and stat.S_IMODE(vault.stat().st_mode) & 0o077:
         faults.append(("failed", "others may read identity/", f"chmod 700 {vault}."))
-    if (workspace.series_root.is_dir() and any(workspace.series_root.iterdir())) and not (
-        (workspace.root / _KEYS[0]).exists() or Settings().secret is not None
-    ):
-        todo = "Restore it from a backup before the next ingest: a new key gives every patient a new name."
-        faults.append(("failed", "secret.key is gone, and series were named with it", todo))
+    with suppress(UsageError):  # a file that a setting names and that is not there was said above
+        given = configured_secret()
+        if fault := key_fault(workspace, given.encode() if given else own_secret(workspace)):
+            faults.append(("failed", fault.what, fault.todo))
     return worst("keys", faults, "key files are of mode 600")
 
 

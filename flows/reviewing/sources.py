@@ -55,7 +55,8 @@ def pulled_study_keys(workspace: Workspace, url: str, study_uids: tuple[str, ...
     NothingUsableError: the service has no such study, or none of it is a CT that can be used.
     """
     from flows.intake.peers import dicomweb_server
-    from flows.intake.pulling import PrivatePull, Pull
+    from flows.intake.pull_request import PrivatePull
+    from flows.intake.pulling import Pull
 
     def ingest(folders: tuple[Path, ...]) -> dict[str, Any]:
         try:

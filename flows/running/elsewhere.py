@@ -25,6 +25,7 @@ from data_contracts.records import atomic_path
 from flows.running.plan import configured_plan
 from flows.settings import Settings, apply_to_work, configured_secret
 from flows.workspace import Workspace
+from flows.workspace_key import own_secret
 
 _NONCE_BYTES = 12
 
@@ -56,7 +57,9 @@ class Terms:
                 where=self.root,
                 todo="Put it on a file system that every worker has at the same path.",
             )
-        mine = _program(), _key_digest(workspace), _mlflow_digest()
+        given = configured_secret()
+        secret = given.encode() if given else own_secret(workspace)
+        mine = _program(), _key_digest(secret or b""), _mlflow_digest()
         for own, asked, what, todo in (
             (mine[0], self.program, "runs another version of noduleflow", "Install the same one on every machine."),
             (mine[1], self.key, "has another key", "Give it the same NODULEFLOW_SECRET, or none."),
@@ -107,7 +110,9 @@ def terms_of(workspace: Workspace) -> Iterator[Terms | None]:
     folder = workspace.scratch_root / desk
     folder.mkdir(parents=True)
     try:
-        yield Terms(str(workspace.root), desk, _program(), _key_digest(workspace), _mlflow_digest())
+        yield Terms(
+            str(workspace.root), desk, _program(), _key_digest(workspace.secret(configured_secret())), _mlflow_digest()
+        )
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -124,19 +129,18 @@ def _mlflow_digest() -> str:
     return "" if not uri or uri.startswith("sqlite:") else hashlib.sha256(uri.encode()).hexdigest()[:16]
 
 
-def _derived(workspace: Workspace, purpose: bytes) -> bytes:
+def _derived(secret: bytes, purpose: bytes) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-    secret = workspace.secret(configured_secret())
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"noduleflow " + purpose).derive(secret)
 
 
-def _key_digest(workspace: Workspace) -> str:
-    return _derived(workspace, b"terms 1").hex()[:16]
+def _key_digest(secret: bytes) -> str:
+    return _derived(secret, b"terms 1").hex()[:16]
 
 
 def _cipher(workspace: Workspace) -> Any:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    return AESGCM(_derived(workspace, b"desk 1"))
+    return AESGCM(_derived(workspace.secret(configured_secret()), b"desk 1"))

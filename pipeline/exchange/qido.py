@@ -20,7 +20,7 @@ _ACCEPT = "application/dicom+json, application/json;q=0.9"
 _MAX_ANSWER_BYTES = 256 * 2**20
 _UIDS = {"StudyInstanceUID": "0020000D", "SeriesInstanceUID": "0020000E", "SOPInstanceUID": "00080018"}
 _INCLUDED = {
-    "StudyInstanceUID": ("StudyDate", "StudyTime"),
+    "StudyInstanceUID": ("StudyDate", "StudyTime", "NumberOfStudyRelatedInstances"),
     "SeriesInstanceUID": ("Modality", "NumberOfSeriesRelatedInstances"),
     "SOPInstanceUID": (),
 }
@@ -30,10 +30,14 @@ JsonDataset = dict[str, Any]
 
 @dataclass(frozen=True)
 class FoundStudy:
-    """A study of the server. moment: StudyDate and StudyTime as YYYYMMDDHHMMSS, "" unknown; both are identity."""
+    """A study of the server. moment: StudyDate and StudyTime as YYYYMMDDHHMMSS, "" unknown; both are identity.
+
+    n_instances: of all modalities, as the server counts them, None where it does not say.
+    """
 
     uid: str = field(repr=False)
     moment: str = field(repr=False)
+    n_instances: int | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def find_studies(client: WebClient, *, since: str = "", modality: str = "") -> I
             continue
         moment = _moment(_text(item, "00080020"), _text(item, "00080030"))
         if not since or not moment or moment >= since[: len(moment)]:
-            found.append(FoundStudy(_text(item, "0020000D"), moment))
+            found.append(FoundStudy(_text(item, "0020000D"), moment, _count(item, "00201208")))
     yield from sorted(found, key=lambda study: (study.moment, study.uid))
 
 
@@ -76,9 +80,7 @@ def find_series(client: WebClient, study_uid: str, *, modality: str = "") -> lis
     for item in _search(client, f"/studies/{study_uid}/series", "SeriesInstanceUID", query):
         kind = _text(item, "00080060")
         if not modality or not kind or kind == modality:
-            count = _text(item, "00201209")
-            n_instances = int(count) if count.isdecimal() else None
-            found.append(FoundSeries(study_uid, _text(item, "0020000E"), kind, n_instances))
+            found.append(FoundSeries(study_uid, _text(item, "0020000E"), kind, _count(item, "00201209")))
     return found
 
 
@@ -180,6 +182,11 @@ def _text(item: JsonDataset, tag: str) -> str:
     value = element.get("Value") if isinstance(element, dict) else None
     first = value[0] if isinstance(value, list) and value else None
     return str(first).strip().strip("\0") if isinstance(first, str | int) else ""
+
+
+def _count(item: JsonDataset, tag: str) -> int | None:
+    text = _text(item, tag)
+    return int(text) if text.isdecimal() else None
 
 
 def _moment(date: str, time: str) -> str:
