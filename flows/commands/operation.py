@@ -93,6 +93,9 @@ def deploy(
             "deploy needs a Prefect server that stays",
             todo="Set NODULEFLOW_PREFECT_API_URL, or use `noduleflow serve`, which brings its own.",
         )
+    from flows.running.prefect_reached import check_prefect
+
+    check_prefect(settings.prefect_api_url)
     from flows.scheduled.deploying import deploy_plan
 
     record = deploy_plan(
