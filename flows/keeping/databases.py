@@ -180,7 +180,8 @@ def _ask(kind: str, url: str, statement: str, values: tuple[Any, ...] = ()) -> A
         import psycopg2
     except ImportError:
         raise UsageError(
-            "PostgreSQL's driver psycopg2 is not installed", todo='Install it, e.g. pip install "noduleflow[postgres]".'
+            "PostgreSQL's driver psycopg2 is not installed",
+            todo='Install it, in the checkout: pip install ".[postgres]".',
         ) from None
     try:
         password = environment.get("PGPASSWORD")

@@ -92,7 +92,8 @@ def judge_schedules(view: PrefectView, found: Findings, *, is_served: bool, now:
             oldest = lasting((now - late[0]).total_seconds())
             found.add(
                 f"{len(late)} runs of {schedule.name} are late, the oldest by {oldest}",
-                "no worker takes them: start `prefect worker start --pool noduleflow`, or `noduleflow serve`",
+                "no worker takes them: start `deploy/start worker`, `prefect worker start --pool noduleflow` with "
+                "PREFECT_API_URL set, or `noduleflow serve`",
             )
         elif schedule.due is not None and schedule.due - now > HORIZON:
             continue
