@@ -63,11 +63,11 @@ def serve(
     plan = read_config(config)
     schedule_of(plan)
     os.environ["NODULEFLOW_CONFIG"] = str(config.resolve())
-    with session.engine("flows.scheduled.jobs", by_the_clock=True) as (_, workspace):
+    with session.engine("flows.scheduled.jobs", by_the_clock=True) as (settings, workspace):
         from flows.scheduled.serving import serve_plan
 
         os.environ["NODULEFLOW_WORKSPACE"] = str(workspace.root)
-        serve_plan(plan)
+        serve_plan(settings, plan)
 
 
 @app.command()
