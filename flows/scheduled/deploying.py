@@ -60,7 +60,7 @@ def deploy_plan(
         **{name: os.environ[name] for name in _HANDED_ON if name in os.environ and not _has_password(os.environ[name])},
     }
     with get_client(sync_client=True) as client:
-        made = {"pool": _pool(client, pool, pool_type, template)}
+        made: dict[str, Any] = {"pool": _pool(client, pool, pool_type, template)}
         for job in JOBS:
             client.upsert_global_concurrency_limit_by_name(limit_name(job), 1)
         made["automations"] = _automations(client, settings)

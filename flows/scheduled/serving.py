@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from data_contracts.errors import WorkspaceError
 from flows.progress import say
 from flows.scheduled.deployments import deployment, schedule_of
-from flows.scheduled.notifying import tell_of_failures
 from flows.settings import Settings
 from flows.whole.nightly_config import RunPlan
 
@@ -34,16 +33,14 @@ def serve_plan(settings: Settings, plan: RunPlan) -> None:
     ------
     UsageError: nothing is scheduled.
     """
-    from prefect.client.orchestration import get_client
-
     lines = schedule_of(plan)
-    with get_client(sync_client=True) as client:
-        told = tell_of_failures(client, settings)
     jobs = [deployment(job, cron, timezone) for job, (cron, timezone) in lines.items()]
     for job, (cron, timezone) in lines.items():
         say(f"serving {job}: {cron} ({timezone})")
-    if told:
-        say("failed and crashed jobs are told to the webhook of NODULEFLOW_NOTIFY_URL")
+    if settings.notify_url:
+        say(
+            "NODULEFLOW_NOTIFY_URL is not used here: only a server that `noduleflow deploy` set up tells of failed jobs"
+        )
     asyncio.run(_serve(jobs))
     say("serving has ended; runs that were at work are finished by the next one")
 
