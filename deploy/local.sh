@@ -13,7 +13,7 @@ set -euo pipefail
 deploy=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 bin=${NODULEFLOW_BIN:-$(cd "$deploy/.." && pwd -P)/.venv/bin}
 dir=local purge=0 command=""
-port_postgres="" port_mlflow="" port_prefect="" port_worker="" port_orthanc="" port_dicom=""
+port_postgres="" port_mlflow="" port_prefect="" port_worker="" port_orthanc=""
 start_timeout_s=600
 
 say() { echo "local: $*" >&2; }
@@ -88,7 +88,7 @@ ports() {
 import socket
 
 probes = []
-for name in ("postgres", "mlflow", "prefect", "worker", "orthanc", "dicom"):
+for name in ("postgres", "mlflow", "prefect", "worker", "orthanc"):
     probe = socket.socket()
     probe.bind(("127.0.0.1", 0))
     probes.append(probe)
@@ -211,9 +211,10 @@ start_orthanc() {
     program=$(command -v Orthanc) && [[ -f $plugin ]] ||
         refuse "Orthanc is not installed: apt-get install orthanc orthanc-dicomweb"
     mkdir -p "$dir/orthanc"
+    # Orthanc cannot bind to one address: HTTP refuses every caller from elsewhere, and DICOM, which cannot, is off.
     cat >"$dir/orthanc/place.json" <<END
 {"StorageDirectory": "$dir/orthanc/storage", "IndexDirectory": "$dir/orthanc/storage",
- "HttpPort": $port_orthanc, "DicomPort": $port_dicom, "RemoteAccessAllowed": false, "Plugins": ["$plugin"]}
+ "HttpPort": $port_orthanc, "DicomServerEnabled": false, "RemoteAccessAllowed": false, "Plugins": ["$plugin"]}
 END
     # A folder of parts that Orthanc joins: ours, the place, and the users, who are a secret.
     cp "$deploy/orthanc/orthanc.json" "$dir/secrets/orthanc-users.json" "$dir/orthanc/"

@@ -197,7 +197,9 @@ def _foreign(error: Exception) -> int:
         return _fail("interrupted", 130)
     if session.debug:
         print(_scrubbed(traceback.format_exc()), file=sys.stderr)
-    if (known := storage_error(error)) is not None:
+    from flows.server_errors import server_error
+
+    if (known := storage_error(error) or server_error(error)) is not None:
         return _fail(known.line(), known.exit_status)
     place = traceback.extract_tb(error.__traceback__)[-1]
     reason = f" ({error.strerror})" if isinstance(error, OSError) and error.strerror else ""

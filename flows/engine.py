@@ -19,6 +19,8 @@ from data_contracts.errors import NoduleflowError, WorkspaceError, storage_error
 from flows.presence import others, presence
 from flows.remote.opening import needs_server
 from flows.running.embedded_server import running_server, start_server, stop_server, wait_for_single_commands
+from flows.running.prefect_reached import check_prefect
+from flows.server_errors import server_error
 from flows.workspace import Workspace
 
 P = ParamSpec("P")
@@ -41,10 +43,11 @@ def engine(
 
     Raises
     ------
-    WorkspaceError: the embedded server does not start.
+    WorkspaceError: the embedded server does not start, or that of the settings is away or refuses us.
     """
     with presence(workspace.create()) as alone:
         if address := os.environ.get("PREFECT_API_URL"):
+            check_prefect(address)
             meanwhile()
             yield address
             return
@@ -124,7 +127,7 @@ def scrubbed(function: Callable[P, R]) -> Callable[P, R]:
             raise NoduleflowError("out of memory", where=function.__name__, todo="Use a smaller batch.") from None
         except Exception as error:
             last_traceback[:] = traceback.format_exception(error)
-            if (known := storage_error(error)) is not None:
+            if (known := storage_error(error) or server_error(error)) is not None:
                 raise known from None
             frame = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(frame.filename).name}:{frame.lineno}"

@@ -6,6 +6,7 @@ import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -74,7 +75,9 @@ class Settings(BaseSettings):
     review_certificate_key: Path | None = Field(None, description="PEM file of its key")
     review_plain_http: bool = Field(False, description="`review --serve` may listen beyond loopback without TLS")
     second_read_share: float = Field(0.1, ge=0, le=1, description="of accepted findings, read blind a second time")
-    settle_s: float = Field(60.0, ge=0, description="a received study is ingested after so long without a new instance")
+    settle_s: float = Field(
+        60.0, ge=0, allow_inf_nan=False, description="a received study is ingested after so long without a new instance"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -104,6 +107,41 @@ class Settings(BaseSettings):
         """The bucket that `workspace` is the working copy of; "" for a workspace of its own."""
         return self._workspace_url
 
+    @field_validator("workspace", mode="before")
+    @classmethod
+    def _names_a_workspace(cls, value: object) -> object:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it is empty; unset it for ./workspace, or name a folder")
+        return value
+
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _names_an_mlflow(cls, text: str) -> str:
+        known = ("http", "https", "sqlite", "postgres", "postgresql", "mysql", "mssql", "file")
+        scheme, mark, _ = text.partition("://")
+        if mark and scheme.lower().partition("+")[0] not in known:
+            raise ValueError("not an address of MLflow; give http://HOST:PORT, or a database such as postgresql://...")
+        return text
+
+    @field_validator("prefect_api_url")
+    @classmethod
+    def _names_a_prefect(cls, text: str) -> str:
+        parts = urlsplit(text)
+        if text and (parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ValueError("not an address of a Prefect server; give http://HOST:PORT/api")
+        if parts.password is not None or parts.username is not None:
+            raise ValueError("no password in the address, which others see; set NODULEFLOW_PREFECT_AUTH")
+        return text
+
+    @field_validator("notify_url")
+    @classmethod
+    def _names_a_webhook(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and url.get_secret_value():
+            parts = urlsplit(url.get_secret_value())
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("not an address of a webhook; give https://HOST/...")
+        return url
+
     @field_validator("runner")
     @classmethod
     def _names_a_runner(cls, text: str) -> str:
@@ -116,6 +154,9 @@ class Settings(BaseSettings):
 def apply_environment(settings: Settings, *, debug: bool = False) -> None:
     """Set what Prefect and MLflow read from the environment; call before either is imported."""
     apply_to_work(settings, debug=debug)
+    # A person waits: MLflow's own seven attempts take four minutes and a half. Scheduled runs keep them.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     if settings.prefect_api_url:
         os.environ["PREFECT_API_URL"] = settings.prefect_api_url
         if settings.prefect_auth is not None:

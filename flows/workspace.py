@@ -46,21 +46,34 @@ class Workspace(WorkspacePaths):
 
     def require(self) -> Workspace:
         """This workspace, which must exist already; raises UsageError where it does not."""
+        self._check_restored()
         if not self.root.is_dir():
             raise UsageError(
                 "there is no workspace", where=str(self.root), todo="Run `noduleflow ingest` first, or name another."
             )
-        self._check_restored()
+        if not os.access(self.root, os.R_OK | os.X_OK):
+            raise self._closed()
         return self
 
     def _check_restored(self) -> None:
-        """Raises WorkspaceError where a restore was killed half-way."""
-        if (self.root / UNRESTORED).exists():
+        """Raises WorkspaceError where a restore was killed half-way, or the folder is closed to us."""
+        try:
+            is_unrestored = (self.root / UNRESTORED).exists()
+        except PermissionError:
+            raise self._closed() from None
+        if is_unrestored:
             raise WorkspaceError(
                 "a restore of this workspace is at work or was killed",
                 where=str(self.root),
                 todo="Wait for it, or run the same `noduleflow restore` again, which begins anew.",
             )
+
+    def _closed(self) -> WorkspaceError:
+        return WorkspaceError(
+            "the workspace cannot be read (Permission denied)",
+            where=str(self.root),
+            todo="Run as the user it belongs to, or name another with --workspace.",
+        )
 
     def secret(self, given: str | None = None) -> bytes:
         """Key of the keyed digests: the one given, or this workspace's own file (mode 600), made once.

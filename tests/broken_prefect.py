@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,8 @@ class PrefectDatabase:
             "CREATE TABLE flow_run (id, flow_id, state_type, state_name, expected_start_time, start_time, end_time,"
             " state_id, auto_scheduled, deployment_id);"
             "CREATE TABLE events (occurred, event, resource_id);"
-            "CREATE TABLE deployment (id, name, paused); CREATE TABLE deployment_schedule (deployment_id, active);"
+            "CREATE TABLE deployment (id, name, paused); "
+            "CREATE TABLE deployment_schedule (deployment_id, active, schedule);"
         )
 
     def run(
@@ -30,6 +32,7 @@ class PrefectDatabase:
         began: timedelta,
         took: timedelta | None = None,
         message: str = "",
+        name: str = "",
         beat: timedelta | None = None,
         deployment: str = "",
     ) -> None:
@@ -43,17 +46,28 @@ class PrefectDatabase:
         self.rows.execute("INSERT INTO flow_run_state VALUES (?, ?)", (state_id, message))
         start = None if state == "SCHEDULED" else text(now - began)
         end = text(now - began + took) if took is not None else None
-        values = (run_id, flow_id, state, state.capitalize(), text(now - began), start, end, state_id, 1, deployment)
+        values = (
+            run_id,
+            flow_id,
+            state,
+            name or state.capitalize(),
+            text(now - began),
+            start,
+            end,
+            state_id,
+            1,
+            deployment,
+        )
         self.rows.execute("INSERT INTO flow_run VALUES (?,?,?,?,?,?,?,?,?,?)", values)
         if beat is not None:
             event = (text(now - beat), "prefect.flow-run.heartbeat", f"prefect.flow-run.{run_id}")
             self.rows.execute("INSERT INTO events VALUES (?, ?, ?)", event)
 
-    def deployment(self, name: str, *, paused: bool = False) -> str:
+    def deployment(self, name: str, *, paused: bool = False, cron: str = "0 2 * * *") -> str:
         """A deployment with one active schedule; returns its id."""
         made = str(uuid.uuid4())
         self.rows.execute("INSERT INTO deployment VALUES (?, ?, ?)", (made, name, paused))
-        self.rows.execute("INSERT INTO deployment_schedule VALUES (?, 1)", (made,))
+        self.rows.execute("INSERT INTO deployment_schedule VALUES (?, 1, ?)", (made, json.dumps({"cron": cron})))
         return made
 
 

@@ -13,6 +13,8 @@ import threading
 import time
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,11 @@ from registry_factory import OPEN, add_version, make_workspace
 
 from data_contracts.backup import BackupManifest
 from data_contracts.errors import NoduleflowError, UsageError, WorkspaceError
+from flows.keeping import databases
 from flows.keeping.backup import back_up
 from flows.keeping.copying import Copies, Tree
 from flows.keeping.restore import restore
+from flows.keeping.sign_in import check_sign_in
 from flows.registry import Registry
 from flows.registry.audit import verify_audit
 from flows.registry.faults import all_faults
@@ -140,7 +144,7 @@ def test_tables_only_leaves_out_what_is_large_and_says_so(template: Site, tmp_pa
     assert record["left_out"]
 
 
-@pytest.mark.parametrize("damage", ["changed", "missing", "record", "unsigned", "other key"])
+@pytest.mark.parametrize("damage", ["changed", "missing", "record", "unsigned", "stripped", "other key"])
 def test_a_damaged_backup_is_refused_before_anything_is_written(template: Site, tmp_path: Path, damage: str) -> None:
     workspace, settings = template
     folder = tmp_path / "backup"
@@ -157,11 +161,13 @@ def test_a_damaged_backup_is_refused_before_anything_is_written(template: Site, 
         (folder / "backup.json").write_text(json.dumps(manifest)[:-40])
     elif damage == "unsigned":
         (folder / "backup.json").write_text(json.dumps({**manifest, "champion": "1"}))
+    elif damage == "stripped":
+        (folder / "backup.json").write_text(json.dumps({**manifest, "champion": "1", "mac": ""}))
     else:
         key = folder / "workspace" / "registry" / "audit.key"
         key.write_text("0" * 64 + "\n")
     there, its_settings = elsewhere(tmp_path / "elsewhere")
-    with pytest.raises(NoduleflowError, match=r"damaged|cannot be used|was changed"):
+    with pytest.raises(NoduleflowError, match=r"damaged|cannot be used|was changed|is not signed"):
         restore(there, its_settings, folder)
     assert not there.root.exists()
 
@@ -361,6 +367,10 @@ def test_a_key_that_is_kept_elsewhere_is_asked_for(
         restore(*elsewhere(tmp_path / "elsewhere"), tmp_path / "backup")
     monkeypatch.setenv("NODULEFLOW_AUDIT_KEY", "a key of the vault")
     restore(*elsewhere(tmp_path / "elsewhere"), tmp_path / "backup")
+    manifest = json.loads((tmp_path / "backup" / "backup.json").read_text())
+    (tmp_path / "backup" / "backup.json").write_text(json.dumps({**manifest, "mac": ""}))
+    with pytest.raises(UsageError, match="not signed"):
+        restore(*elsewhere(tmp_path / "stripped"), tmp_path / "backup")
 
 
 @pytest.fixture
@@ -412,6 +422,90 @@ def test_a_registry_on_postgresql_comes_back_into_an_unused_database(
     assert registry.alias("champion") == "1"
     assert all_faults(registry) == []
     registry.verified_folder("champion")
+
+
+@pytest.mark.server
+def test_a_restore_that_failed_after_its_database_was_filled_goes_on(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings_on(url: str, folder: Path) -> Settings:
+        settings = Settings(workspace=folder, mlflow_tracking_uri=url, _env_file=None)
+        apply_environment(settings)
+        return settings
+
+    first, second = _database(postgres, "first"), _database(postgres, "second")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
+    settings = settings_on(first, tmp_path / "ws")
+    workspace = Workspace(settings.workspace).create()
+    add_version(workspace, settings, 1)
+    promote(workspace, settings, "1", expect="none", policy=OPEN)
+    back_up(workspace, settings, tmp_path / "backup")
+    workspace.root.rename(tmp_path / "gone")
+    there = Workspace(tmp_path / "elsewhere")
+    settings = settings_on(second, there.root)
+
+    def fails(*_: object) -> None:
+        raise WorkspaceError("the disk went away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("flows.keeping.databases.move_locations", fails)
+        with pytest.raises(WorkspaceError, match="went away"):
+            restore(there, settings, tmp_path / "backup")
+    restore(there, settings, tmp_path / "backup")
+    assert Registry(there.require(), settings.model_name).alias("champion") == "1"
+
+
+@pytest.mark.server
+def test_the_password_that_the_backup_holds_is_compared_before_anything_is_written(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg2
+    from werkzeug.security import generate_password_hash
+
+    url = _database(postgres, "users")
+    connection = psycopg2.connect(url)
+    cursor = connection.cursor()
+    cursor.execute("CREATE TABLE users (id int, username text, password_hash text, is_admin bool)")
+    cursor.execute("INSERT INTO users VALUES (1, 'noduleflow', %s, true)", (generate_password_hash("the old one"),))
+    connection.commit()
+    connection.close()
+    dump = tmp_path / "mlflow.dump"
+    databases.dump("mlflow", url, dump)
+    with _listening(200) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "noduleflow")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a new one")
+        with pytest.raises(UsageError, match="mlflow-admin-password"):
+            check_sign_in(address, dump)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "the old one")
+        check_sign_in(address, dump)
+    with _listening(401) as address, pytest.raises(UsageError, match=r"HTTP 401.*mlflow-admin-password"):
+        check_sign_in(address, None)
+    with pytest.raises(WorkspaceError, match="does not answer"):
+        check_sign_in(address, None)
+
+
+@contextmanager
+def _listening(status: int) -> Iterator[str]:
+    """A server that answers every question with one status."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_a_workspace_in_a_bucket_is_not_called_backed_up(tmp_path: Path) -> None:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -93,6 +98,102 @@ def test_a_setting_of_the_wrong_kind_is_named(tmp_path: Path, monkeypatch: pytes
     done = noduleflow("status", workspace=tmp_path)
     assert done.returncode == 2
     assert "NODULEFLOW_THREADS" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("NODULEFLOW_WORKSPACE", "", "it is empty"),
+        ("NODULEFLOW_SETTLE_S", "inf", "finite"),
+        ("NODULEFLOW_MLFLOW_TRACKING_URI", "foo://x", "not an address of MLflow"),
+        ("NODULEFLOW_PREFECT_API_URL", "127.0.0.1:4200", "not an address of a Prefect server"),
+        ("NODULEFLOW_PREFECT_API_URL", "http://u:hush@127.0.0.1:4200/api", "NODULEFLOW_PREFECT_AUTH"),
+        ("NODULEFLOW_NOTIFY_URL", "notaurl", "not an address of a webhook"),
+    ],
+)
+def test_a_setting_that_would_fail_later_is_refused_by_name(
+    name: str, value: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    done = noduleflow("status", workspace=None if name.endswith("WORKSPACE") else tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert f"setting {name}: " in done.stderr and words in done.stderr
+    assert "hush" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workspace_of_another_user_is_one_line(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    (folder / "ws").mkdir(parents=True)
+    folder.chmod(0)
+    command = [sys.executable, "-m", "flows", "--workspace", str(folder / "ws"), "status"]
+    if os.geteuid() == 0:  # whom no mode stops
+        command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    finally:
+        folder.chmod(0o700)
+    assert done.returncode == 1, done.stderr
+    assert "the workspace cannot be read (Permission denied)" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("status", [0, 401])
+def test_servers_that_are_away_or_refuse_are_one_line(status: int, tmp_path: Path) -> None:
+    """0: nobody listens there."""
+    (tmp_path / "ct").mkdir()
+    (tmp_path / "ct" / "a.dcm").write_bytes(b"x")
+    plan = tmp_path / "plan.toml"
+    plan.write_text(f'[[sources]]\npath = "{tmp_path / "ct"}"\n\n[schedule]\n')
+    (tmp_path / "ws").mkdir()
+    with answering(status) as address:
+        environment = {**os.environ, "NODULEFLOW_PREFECT_API_URL": f"{address}/api"}
+        said = f"HTTP {status}" if status else "ConnectError"
+        for words in (["ingest", str(tmp_path / "ct")], ["deploy", "--config", str(plan)]):
+            done = run(*words, workspace=tmp_path / "ws", environment=environment)
+            assert done.returncode == 1, done.stderr
+            assert f"the Prefect server does not answer ({said})" in done.stderr
+        environment = {**os.environ, "NODULEFLOW_MLFLOW_TRACKING_URI": address}
+        done = run("audit", "--verify", workspace=tmp_path / "ws", environment=environment)
+        assert done.returncode == 1, done.stderr
+        assert ("refuses (HTTP 401)" if status else "the MLflow server does not answer") in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def run(*arguments: str, workspace: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "flows", "--workspace", str(workspace), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+
+
+@contextmanager
+def answering(status: int) -> Iterator[str]:
+    """A server that answers every question with one status, or, for 0, an address where none is."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    address = f"http://127.0.0.1:{server.server_address[1]}"
+    if not status:
+        server.server_close()
+        yield address
+        return
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield address
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_a_folder_without_a_usable_image_gives_status_3_and_a_line_for_each(tmp_path: Path) -> None:

@@ -206,6 +206,21 @@ def test_every_service_answers_and_asks_who_is_there(local: Local) -> None:
         assert caught.value.code == 401, address
 
 
+def test_nobody_on_another_machine_gets_an_answer(local: Local) -> None:
+    ports = dict(line.split("=") for line in (local.folder / "ports").read_text().split())
+    mine = {f"{int(port):04X}": name.removeprefix("port_") for name, port in ports.items()}
+    beyond = set()
+    for table, loopback in (("tcp", "0100007F"), ("tcp6", "00000000000000000000000001000000")):
+        for line in (Path("/proc/net") / table).read_text().splitlines()[1:]:
+            address, port = line.split()[1].split(":")
+            if line.split()[3] == "0A" and port in mine and address != loopback:
+                beyond.add(mine[port])
+    # Orthanc has no option for the address it listens on; it is told to answer this machine alone.
+    assert beyond <= {"orthanc"}
+    place = json.loads((local.folder / "orthanc" / "place.json").read_text())
+    assert (place["RemoteAccessAllowed"], place["DicomServerEnabled"]) == (False, False)
+
+
 def test_no_secret_is_on_a_command_line_or_in_a_log(local: Local) -> None:
     values = [
         file.read_text().split(":")[-1] for file in (local.folder / "secrets").iterdir() if file.suffix != ".json"

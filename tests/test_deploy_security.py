@@ -345,6 +345,20 @@ def test_old_backups_beyond_the_number_to_keep_are_taken_away(tmp_path: Path, pr
     assert left == ["20-notes", "2026-11-00T003000Z", "2026-11-04T003000Z", "2026-11-05T003000Z"]
 
 
+def test_a_backup_to_a_named_folder_is_made_there_and_takes_none_away(tmp_path: Path, programs: Path) -> None:
+    done = start("backup", "--tables-only", str(tmp_path / "one"), NODULEFLOW_BIN=str(programs))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].endswith(f"noduleflow backup --tables-only {tmp_path / 'one'}")
+    assert start("backup", NODULEFLOW_BIN=str(programs)).returncode == 2
+
+
+def test_the_worker_s_health_page_is_on_loopback_unless_another_address_is_named(programs: Path) -> None:
+    given = {"NODULEFLOW_BIN": str(programs), "NODULEFLOW_PREFECT_API_URL": "http://127.0.0.1:4200/api"}
+    assert "PREFECT_WORKER_WEBSERVER_HOST=127.0.0.1" in start("worker", **given).stdout.splitlines()
+    said = start("worker", **given, PREFECT_WORKER_WEBSERVER_HOST="0.0.0.0").stdout.splitlines()
+    assert "PREFECT_WORKER_WEBSERVER_HOST=0.0.0.0" in said
+
+
 def test_a_command_as_the_service_has_its_settings_and_its_user(request: pytest.FixtureRequest) -> None:
     if os.geteuid() != 0 or shutil.which("setpriv") is None:
         pytest.skip("only root can become the user of the services")

@@ -103,6 +103,28 @@ def test_a_secret_file_that_a_setting_names_and_that_is_not_there(
     failed(machine.keys(workspace), "nowhere is named by a setting")
 
 
+def test_a_secret_that_a_container_engine_handed_over_keeps_the_mode_it_has(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "audit-key"
+    file.write_text("key")
+    file.chmod(0o444)
+    monkeypatch.setenv("NODULEFLOW_AUDIT_KEY_FILE", str(file))
+    failed(machine.keys(workspace), "audit-key has mode 444")
+    asked = os.statvfs
+
+    class ReadOnly:
+        f_flag = os.ST_RDONLY
+
+    monkeypatch.setattr(machine.os, "statvfs", lambda path: ReadOnly if path == file else asked(path))
+    assert machine.keys(workspace).state == "ok"
+    monkeypatch.setattr(machine.os, "statvfs", asked)
+    file.chmod(0o440)
+    failed(machine.keys(workspace), "audit-key has mode 440")
+    monkeypatch.setattr(machine.os, "geteuid", lambda: file.stat().st_uid + 1)
+    assert machine.keys(workspace).state == "ok"
+
+
 def test_a_full_and_a_read_only_disk(tmp_path: Path, workspace: Workspace) -> None:
     with small_disk(tmp_path / "disk", "8m") as disk:
         small = Workspace(disk.folder / "w").create()

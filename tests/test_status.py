@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -119,6 +119,32 @@ def test_schedules_that_nobody_keeps_are_paused_late_or_without_runs_are_named(
     assert "nightly-review has no run to come" in said
     assert "next drift-check in 60 min" in text
     assert len(record["stuck"]) == 3
+
+
+def test_a_schedule_further_away_than_prefect_plans_is_not_stuck(
+    workspace: Workspace, prefect: PrefectDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serving(workspace, monkeypatch)
+    far = datetime.now(UTC) + timedelta(days=200)
+    prefect.deployment("whole-run", cron=f"0 3 {min(far.day, 28)} {far.month} *")
+    assert stuck(workspace) == ""
+    near = datetime.now(UTC) + timedelta(days=50)
+    prefect.deployment("drift-check", cron=f"0 3 {min(near.day, 28)} {near.month} *")
+    assert "drift-check has no run to come" in stuck(workspace)
+
+
+def test_a_run_that_found_another_at_work_hides_no_failure(workspace: Workspace, prefect: PrefectDatabase) -> None:
+    prefect.run("weekly-retrain", "FAILED", began=2 * HOUR, took=HOUR, message="no labels")
+    prefect.run("weekly-retrain", "COMPLETED", began=HOUR, took=timedelta(seconds=1), name="Skipped")
+    assert "the last weekly-retrain Failed" in stuck(workspace)
+
+
+def test_an_empty_folder_of_pulls_is_no_leftover_of_a_killed_run(workspace: Workspace) -> None:
+    (workspace.scratch_root / "pull" / "server").mkdir(parents=True)
+    assert stuck(workspace) == ""
+    (workspace.scratch_root / "ingest-1").mkdir()
+    (workspace.scratch_root / "ingest-1" / "half").write_text("half")
+    assert "1 folders in scratch/ are left of killed runs" in stuck(workspace)
 
 
 def test_reasons_of_refused_input_are_counted(workspace: Workspace) -> None:

@@ -63,11 +63,11 @@ def serve(
     plan = read_config(config)
     schedule_of(plan)
     os.environ["NODULEFLOW_CONFIG"] = str(config.resolve())
-    with session.engine("flows.scheduled.jobs", by_the_clock=True) as (_, workspace):
+    with session.engine("flows.scheduled.jobs", by_the_clock=True) as (settings, workspace):
         from flows.scheduled.serving import serve_plan
 
         os.environ["NODULEFLOW_WORKSPACE"] = str(workspace.root)
-        serve_plan(plan)
+        serve_plan(settings, plan)
 
 
 @app.command()
@@ -93,6 +93,9 @@ def deploy(
             "deploy needs a Prefect server that stays",
             todo="Set NODULEFLOW_PREFECT_API_URL, or use `noduleflow serve`, which brings its own.",
         )
+    from flows.running.prefect_reached import check_prefect
+
+    check_prefect(settings.prefect_api_url)
     from flows.scheduled.deploying import deploy_plan
 
     record = deploy_plan(

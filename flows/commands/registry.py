@@ -70,8 +70,11 @@ def audit(
     settings, workspace = session.open()
     workspace.require()
     if verify:
+        from flows.oncall.registry_view import probe_server
         from flows.registry.faults import audit_faults
 
+        if settings.mlflow_tracking_uri.startswith("http"):
+            probe_server(settings.mlflow_tracking_uri)
         if faults := audit_faults(workspace, settings):
             raise ContractError("the audit is broken: " + "; ".join(faults), where=str(workspace.audit_file))
     records = read_audit(workspace)

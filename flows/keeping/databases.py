@@ -17,6 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from data_contracts.backup import DatabaseKind
 from data_contracts.errors import UsageError, WorkspaceError
+from data_contracts.records import digest_of
 
 _BUSY_S = 120.0
 #: rows of a table that only use puts there; a database of a server that was just started has none
@@ -75,6 +76,29 @@ def restore(kind: DatabaseKind, url: str, source: Path) -> None:
     _run(kind, ["pg_restore", *options, f"--dbname={address}", str(source)], environment)
 
 
+def place_of(kind: DatabaseKind, url: str) -> str:
+    """Which database it is, without user and password, as one short word."""
+    parts = urlsplit(_address(url)[0])
+    return digest_of([kind, parts.hostname, parts.port, parts.path, parts.query])
+
+
+def dumped_rows(source: Path, table: str) -> list[dict[str, str]]:
+    """The rows of one table in a dump, as text; none where the dump has no such table."""
+    said = _run(
+        "the backup", ["pg_restore", "--data-only", f"--table={table}", "--file=-", str(source)], {**os.environ}
+    )
+    rows: list[dict[str, str]] = []
+    names: list[str] = []
+    for line in said.splitlines():
+        if line.startswith("COPY "):
+            names = [name.strip(' "') for name in line.partition("(")[2].partition(")")[0].split(",")]
+        elif line == "\\.":
+            names = []
+        elif names:
+            rows.append(dict(zip(names, line.split("\t"), strict=False)))
+    return rows
+
+
 def check_unused(kind: DatabaseKind, url: str) -> None:
     """Raises UsageError where a database holds what a restore would throw away, WorkspaceError where none answers."""
     for table in _USED[kind]:
@@ -128,7 +152,8 @@ def _address(url: str) -> tuple[str, dict[str, str]]:
     return address, {**os.environ, **({"PGPASSWORD": password} if password else {}), "PGCONNECT_TIMEOUT": "10"}
 
 
-def _run(kind: str, command: Sequence[str], environment: dict[str, str]) -> None:
+def _run(kind: str, command: Sequence[str], environment: dict[str, str]) -> str:
+    """What the program wrote."""
     if shutil.which(command[0]) is None:
         raise UsageError(
             f"the database of {kind} needs {command[0]}, which is not installed",
@@ -146,6 +171,7 @@ def _run(kind: str, command: Sequence[str], environment: dict[str, str]) -> None
     if done.returncode:
         said = [line for line in done.stderr.strip().splitlines() if "password=" not in line]
         raise WorkspaceError(f"{command[0]} of the database of {kind} failed", todo=said[0][:200] if said else "")
+    return done.stdout
 
 
 def _ask(kind: str, url: str, statement: str, values: tuple[Any, ...] = ()) -> Any:
@@ -154,7 +180,8 @@ def _ask(kind: str, url: str, statement: str, values: tuple[Any, ...] = ()) -> A
         import psycopg2
     except ImportError:
         raise UsageError(
-            "PostgreSQL's driver psycopg2 is not installed", todo='Install it, e.g. pip install "noduleflow[postgres]".'
+            "PostgreSQL's driver psycopg2 is not installed",
+            todo='Install it, in the checkout: pip install ".[postgres]".',
         ) from None
     try:
         password = environment.get("PGPASSWORD")

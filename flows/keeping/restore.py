@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import shutil
 import time
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from data_contracts.backup import BackupManifest
 from data_contracts.errors import ContractError, NoduleflowError, UsageError, WorkspaceError
-from data_contracts.records import digest_of, write_bytes_atomic
 from flows.keeping import databases
 from flows.keeping.backup import (
     ARTIFACTS,
@@ -23,6 +21,8 @@ from flows.keeping.backup import (
     summary,
 )
 from flows.keeping.copying import fault_of, put_back
+from flows.keeping.mark import Mark
+from flows.keeping.sign_in import check_sign_in
 from flows.progress import say
 from flows.registry import CHAMPION, Registry
 from flows.registry.audit import verify_audit
@@ -60,17 +60,23 @@ def restore(
         record = {"backup": str(source), "intact": True, **summary(manifest)}
         return record, "\n".join([f"{source} is whole", *described_lines(manifest)])
     _check_key(source, manifest)
-    targets = _targets(workspace, settings, manifest, without_servers=without_servers)
-    _check_empty(workspace, manifest)
+    mark = Mark(workspace.root, manifest)
+    targets = _targets(workspace, settings, manifest, mark, without_servers=without_servers)
+    has_artifacts = manifest.artifacts and not without_servers
+    if has_artifacts:
+        dump = source / manifest.databases["mlflow"] if "mlflow" in targets else None
+        check_sign_in(tracking_uri(workspace), dump)
+    _check_empty(workspace, manifest, mark)
     _put_files(workspace, source, manifest)
-    for kind, url in targets.items():
-        databases.restore(kind, url, source / DUMPS / f"{kind}.dump")
-    if manifest.artifacts and not without_servers:
+    if has_artifacts:  # before the databases, whose users may not be those who are let in now
         from flows.versions.tracking_artifacts import send_artifacts
 
         send_artifacts(tracking_uri(workspace), source / ARTIFACTS)
+    for kind, url in targets.items():
+        mark.write([databases.place_of(kind, url)])
+        databases.restore(kind, url, source / DUMPS / f"{kind}.dump")
     _move_artifacts(workspace, manifest, targets.get("mlflow", ""))
-    (workspace.root / UNRESTORED).unlink()
+    mark.remove()
     faults = _differences(workspace, settings, manifest, without_servers=without_servers)
     if faults:
         raise WorkspaceError("what was restored differs from what was backed up", where="; ".join(faults))
@@ -113,10 +119,18 @@ def _check_files(source: Path, manifest: BackupManifest) -> None:
 
 def _check_key(source: Path, manifest: BackupManifest) -> None:
     """Raises UsageError where the record is not signed with the key that the restored audit will be read with."""
-    if not manifest.mac:
-        return
     given = shared_registry_secrets()[0]
     file = source / FILES / "registry" / "audit.key"
+    if not manifest.mac:
+        # A backup of a site that has a key is always signed: without it, anybody could have written the digests.
+        if given is not None or file.is_file() or manifest.audit.length or (source / FILES / "audit.jsonl").is_file():
+            raise UsageError(
+                "the record of the backup is not signed, and a site with an audit or an audit key signs it",
+                where=str(source),
+                todo="Take another backup; unset NODULEFLOW_AUDIT_KEY only where this one was made before there was "
+                "any.",
+            )
+        return
     if given is None and not file.is_file():
         raise UsageError(
             "the audit key is not in the backup", todo="Set NODULEFLOW_AUDIT_KEY to the one it was made with."
@@ -130,9 +144,9 @@ def _check_key(source: Path, manifest: BackupManifest) -> None:
 
 
 def _targets(
-    workspace: Workspace, settings: Settings, manifest: BackupManifest, *, without_servers: bool
+    workspace: Workspace, settings: Settings, manifest: BackupManifest, mark: Mark, *, without_servers: bool
 ) -> dict[databases.DatabaseKind, str]:
-    """Kind -> address of the databases to restore into, each of them unused."""
+    """Kind -> address of the databases to restore into, each of them unused, or filled by this restore before."""
     if without_servers or not manifest.databases:
         return {}
     named = server_databases(workspace, settings, without_servers=False)
@@ -142,19 +156,20 @@ def _targets(
             todo="Set the servers as they were, or add --without-servers.",
         )
     found = {kind: url for kind, url in named.items() if kind in manifest.databases}
+    begun = mark.begun()
     for kind, url in found.items():
-        databases.check_unused(kind, url)
+        if databases.place_of(kind, url) not in begun:
+            databases.check_unused(kind, url)
     return found
 
 
-def _check_empty(workspace: Workspace, manifest: BackupManifest) -> None:
+def _check_empty(workspace: Workspace, manifest: BackupManifest, mark: Mark) -> None:
     """Make the folder and mark it; raises UsageError where somebody's workspace is there."""
-    root, mark = workspace.root, digest_of([manifest.created_utc, manifest.mac]).encode()
+    root = workspace.root
     try:
         root.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in root.iterdir()}
-        is_ours = UNRESTORED in there and hmac.compare_digest((root / UNRESTORED).read_bytes(), mark)
-        if there - _NOTHING and not is_ours:
+        if there - _NOTHING and not mark.is_ours():
             raise UsageError(
                 f"the workspace is not empty: there is {min(there - _NOTHING)}",
                 where=str(root),
@@ -168,7 +183,7 @@ def _check_empty(workspace: Workspace, manifest: BackupManifest) -> None:
             raise WorkspaceError(
                 f"the backup has {needed / 2**30:.1f} GiB and the disk {free / 2**30:.1f} free", where=str(root)
             )
-        write_bytes_atomic(root / UNRESTORED, mark)
+        mark.write()
     except OSError as error:
         raise WorkspaceError(f"the workspace cannot be written ({error.strerror})", where=str(root)) from None
 

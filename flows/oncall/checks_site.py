@@ -12,6 +12,7 @@ from flows.oncall.check import Check, State, worst
 from flows.oncall.findings import Findings, cause_of
 from flows.oncall.judging import judge_schedules
 from flows.oncall.prefect_view import reading, server_note, view
+from flows.oncall.registry_view import probe_server
 from flows.settings import Settings
 from flows.workspace import Workspace
 
@@ -178,6 +179,8 @@ def registry(workspace: Workspace, settings: Settings) -> Check:
     from flows.registry.faults import all_faults
     from flows.registry.lock import lock_database
 
+    if settings.mlflow_tracking_uri.startswith("http"):
+        probe_server(settings.mlflow_tracking_uri)
     made = Registry(workspace, settings.model_name)
     if faults := all_faults(made):
         return worst("registry", [("failed", fault.what, fault.todo) for fault in faults], "")

@@ -89,9 +89,14 @@ def leftovers(workspace: Workspace, found: Findings, *, at_work: bool) -> None:
     """What killed runs left behind, where nobody is at work."""
     if at_work or not workspace.scratch_root.is_dir():
         return
-    left = [path.name for path in workspace.scratch_root.glob("*")]
+    # A folder for pulls stays and is empty between them.
+    left = [path for path in workspace.scratch_root.glob("*") if not path.is_dir() or _holds_a_file(path)]
     if left:
         found.add(f"{len(left)} folders in scratch/ are left of killed runs", "the next ingest clears them")
+
+
+def _holds_a_file(folder: Path) -> bool:
+    return any(files for _, _, files in os.walk(folder))
 
 
 def last_refusal(workspace: Workspace, model_name: str, found: Findings) -> dict[str, Any] | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from flows.oncall.far_schedules import HORIZON
 from flows.oncall.findings import Findings, ago, lasting
 from flows.oncall.prefect_view import FlowRun, PrefectView
 
@@ -35,7 +37,9 @@ def judge_runs(view: PrefectView, found: Findings, *, at_work: bool | None, now:
                 found.add(what, "its process is gone; the next command marks it Crashed")
             else:
                 found.add(what, "see that a worker or `noduleflow serve` runs, or cancel it in Prefect")
-    for run in last_of_each(view):
+    # One that found another at work and left says nothing of how the work went.
+    worked = replace(view, runs=tuple(run for run in view.runs if run.state != "Skipped"))
+    for run in last_of_each(worked):
         ended = run.end or run.start or now
         if run.type in _FAILED and now - ended < _FORGOTTEN:
             why = f", {_clipped(run.message)}" if run.message else ""
@@ -88,8 +92,11 @@ def judge_schedules(view: PrefectView, found: Findings, *, is_served: bool, now:
             oldest = lasting((now - late[0]).total_seconds())
             found.add(
                 f"{len(late)} runs of {schedule.name} are late, the oldest by {oldest}",
-                "no worker takes them: start `prefect worker start --pool noduleflow`, or `noduleflow serve`",
+                "no worker takes them: start `deploy/start worker`, `prefect worker start --pool noduleflow` with "
+                "PREFECT_API_URL set, or `noduleflow serve`",
             )
+        elif schedule.due is not None and schedule.due - now > HORIZON:
+            continue
         elif not schedule.coming and not schedule.overdue:
             found.add(
                 f"the schedule of {schedule.name} has no run to come",

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_contracts.errors import WorkspaceError
+from flows.oncall.far_schedules import next_due
 
 if TYPE_CHECKING:
     from flows.settings import Settings
@@ -52,13 +53,17 @@ class FlowRun:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One deployment. coming: times of its next runs as Prefect has them; overdue: those that have passed."""
+    """One deployment. coming: times of its next runs as Prefect has them; overdue: those that have passed.
+
+    due: the next time by its cron line, where Prefect has no run of it.
+    """
 
     name: str
     is_active: bool
     is_paused: bool
     coming: tuple[datetime, ...] = ()
     overdue: tuple[datetime, ...] = ()
+    due: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -134,12 +139,12 @@ def _of_database(rows: sqlite3.Connection) -> PrefectView:
     for deployment, when in rows.execute(planned):
         if deployment and (time := _time(when)):
             coming.setdefault(deployment, []).append(time)
+    lines: dict[str, list[Any]] = {}
+    for key, line in rows.execute("SELECT deployment_id, schedule FROM deployment_schedule WHERE active"):
+        lines.setdefault(key, []).append(line)
     schedules = [
-        _schedule(name, bool(n_active), bool(paused), coming.get(key, []))
-        for key, name, paused, n_active in rows.execute(
-            "SELECT d.id, d.name, d.paused, (SELECT count(*) FROM deployment_schedule s"
-            " WHERE s.deployment_id = d.id AND s.active) FROM deployment d ORDER BY d.name"
-        )
+        _schedule(name, bool(lines.get(key)), bool(paused), coming.get(key, []), lines.get(key, []))
+        for key, name, paused in rows.execute("SELECT id, name, paused FROM deployment ORDER BY name")
     ]
     return PrefectView("embedded", _newest_first(found.values()), tuple(schedules))
 
@@ -186,6 +191,7 @@ def _of_server(settings: Settings) -> PrefectView:
             any(schedule.get("active") for schedule in one.get("schedules") or ()),
             bool(one.get("paused")),
             coming.get(one["id"], []),
+            [schedule.get("schedule") for schedule in one.get("schedules") or () if schedule.get("active")],
         )
         for one in deployments
     ]
@@ -221,7 +227,7 @@ def _run_of_record(one: dict[str, Any], flows: dict[str, str]) -> FlowRun:
     )
 
 
-def _schedule(name: str, is_active: bool, is_paused: bool, times: list[datetime]) -> Schedule:
+def _schedule(name: str, is_active: bool, is_paused: bool, times: list[datetime], lines: list[Any]) -> Schedule:
     now = datetime.now(UTC)
     ordered = sorted(times)
     return Schedule(
@@ -230,6 +236,7 @@ def _schedule(name: str, is_active: bool, is_paused: bool, times: list[datetime]
         is_paused,
         tuple(time for time in ordered if time > now),
         tuple(time for time in ordered if time <= now),
+        None if ordered else next_due(lines, now),
     )
 
 

@@ -78,6 +78,10 @@ class _Asking:
             )
         return dict(answer.json())
 
+    def probe(self) -> None:
+        """Raises RegistryError where the server is away or refuses us."""
+        self._get("experiments/search", max_results="1")
+
     def get_registered_model(self, name: str) -> SimpleNamespace:
         """Aliases and tags."""
         model = self._get("registered-models/get", name=name)["registered_model"]
@@ -97,6 +101,11 @@ class _Asking:
 
 def _tags(record: dict[str, Any]) -> dict[str, str]:
     return {one["key"]: one["value"] for one in record.get("tags", [])}
+
+
+def probe_server(uri: str) -> None:
+    """Ask an MLflow server once, for some seconds; raises RegistryError where it is away or refuses us."""
+    _Asking(uri).probe()
 
 
 def registry_view(workspace: Workspace, settings: Settings, found: Findings) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def _connect(database: str) -> Connection:
     except ImportError:
         raise UsageError(
             "the registry is locked in PostgreSQL, and its driver psycopg2 is not installed",
-            todo='Install it, e.g. pip install "noduleflow[postgres]".',
+            todo='Install it, in the checkout: pip install ".[postgres]".',
         ) from None
     scheme, _, rest = database.partition("://")
     try:

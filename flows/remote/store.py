@@ -49,7 +49,7 @@ class Store:
         except ImportError:
             raise UsageError(
                 "a workspace in a bucket needs s3fs, which is not installed",
-                todo='Install it: pip install "noduleflow[s3]".',
+                todo='Install it, in the checkout: pip install ".[s3]".',
             ) from None
         client = {"endpoint_url": os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None}
         patience = {"connect_timeout": _SECONDS, "read_timeout": 60, "retries": {"max_attempts": _ATTEMPTS}}

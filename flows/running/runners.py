@@ -170,5 +170,5 @@ def _is_here(host: str) -> bool:
 
 
 def _not_installed(package: str, extra: str) -> UsageError:
-    how = f'pip install "noduleflow[{extra}]"' if extra else f"pip install {package}"
+    how = f'pip install ".[{extra}]" in the checkout' if extra else f"pip install {package}"
     return UsageError(f"this task runner needs {package}, which is not installed", todo=f"Install it: {how}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 from data_contracts.errors import UsageError
 from flows.scheduled.deployments import JOBS, deployment, schedule_of
+from flows.scheduled.notifying import tell_of_failures
 from flows.scheduled.single_flight import limit_name
 from flows.settings import Settings
 from flows.whole.nightly_config import RunPlan
@@ -26,7 +26,9 @@ ZOMBIES = "noduleflow-zombies"
 #: how long a run may take from its start by a worker to its first line, imports and images included
 START_S = 600
 STILLBORN = "noduleflow-stillborn"
-FAILURES = "noduleflow-failures"
+#: where jobs may run, and what the names of pools cannot hold
+_TYPES = ("process", "docker", "kubernetes")
+_NOT_IN_A_NAME = frozenset("/%&><")
 #: settings of this installation that a run on a worker needs as well; secrets come from files there
 _HANDED_ON = ("NODULEFLOW_MODEL_NAME", "NODULEFLOW_MLFLOW_TRACKING_URI", "NODULEFLOW_SETTLE_S", "NODULEFLOW_THREADS")
 
@@ -43,10 +45,11 @@ def deploy_plan(
 
     Raises
     ------
-    UsageError: nothing is scheduled, the server is not named, or the pool is of another type.
+    UsageError: nothing is scheduled, the server is not named, or the pool is of another type or can be none.
     """
     from prefect.client.orchestration import get_client
 
+    _check_pool(pool, pool_type, image)
     lines = schedule_of(plan)
     environment = {
         "NODULEFLOW_CONFIG": str(config),
@@ -57,7 +60,7 @@ def deploy_plan(
         **{name: os.environ[name] for name in _HANDED_ON if name in os.environ and not _has_password(os.environ[name])},
     }
     with get_client(sync_client=True) as client:
-        made = {"pool": _pool(client, pool, pool_type, template)}
+        made: dict[str, Any] = {"pool": _pool(client, pool, pool_type, template)}
         for job in JOBS:
             client.upsert_global_concurrency_limit_by_name(limit_name(job), 1)
         made["automations"] = _automations(client, settings)
@@ -111,6 +114,16 @@ def _pool(client: SyncPrefectClient, name: str, pool_type: str, template: Path |
     return f"{name} ({pool_type})"
 
 
+def _check_pool(pool: str, pool_type: str, image: str) -> None:
+    """Raises UsageError for a pool that Prefect refuses, or whose runs could not start."""
+    if not pool.strip() or _NOT_IN_A_NAME & set(pool):
+        raise UsageError(f"{pool[:40]!r} is no name of a work pool", todo="Give --pool a name without / % & < >.")
+    if pool_type not in _TYPES:
+        raise UsageError(f"there is no work pool of type {pool_type[:40]!r}", todo=f"Known: {', '.join(_TYPES)}.")
+    if pool_type == "docker" and not image:
+        raise UsageError("a pool of type docker needs the image of its runs", todo="Name it with --image.")
+
+
 def _template(file: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(file.read_text()))
@@ -140,13 +153,11 @@ def _automations(client: SyncPrefectClient, settings: Settings) -> list[str]:
             f"Not begun {START_S} s after a worker took it: the worker is gone.",
         ),
     ]
-    if settings.notify_url:
-        wanted.append(_failure_automation(client, settings.notify_url.get_secret_value()))
     for automation in wanted:
         for found in client.read_automations_by_name(automation.name):
             client.delete_automation(found.id)
         client.create_automation(automation)
-    return [automation.name for automation in wanted]
+    return [*(automation.name for automation in wanted), *tell_of_failures(client, settings)]
 
 
 _ENDS = tuple(f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Crashed"))
@@ -171,40 +182,3 @@ def _silence_automation(name: str, description: str, after: str, expected: str, 
         ),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message=message)],
     )
-
-
-_TROUBLE: Mapping[str, str] = {"Failed": "failed", "Crashed": "crashed"}
-
-
-def _failure_automation(client: SyncPrefectClient, url: str) -> Any:
-    """A message to a webhook for each job that failed or crashed; e-mail and chat addresses are webhooks of Apprise."""
-    from prefect.automations import AutomationCore, EventTrigger, Posture, SendNotification
-
-    return AutomationCore(
-        name=FAILURES,
-        description="Tells of jobs that failed or crashed.",
-        trigger=EventTrigger(
-            posture=Posture.Reactive,
-            expect={f"prefect.flow-run.{name}" for name in _TROUBLE},
-            match={"prefect.resource.id": ["prefect.flow-run.*"]},
-            match_related={"prefect.resource.role": ["tag"], "prefect.resource.id": ["prefect.tag.noduleflow"]},
-            threshold=1,
-            within=timedelta(0),
-        ),
-        actions=[
-            SendNotification(
-                block_document_id=_webhook(client, url),
-                subject="noduleflow: {{ flow.name }} {{ flow_run.state.name }}",
-                body="{{ flow_run.state.message }}",
-            )
-        ],
-    )
-
-
-def _webhook(client: SyncPrefectClient, url: str) -> Any:
-    from prefect.blocks.notifications import CustomWebhookNotificationBlock
-
-    block = CustomWebhookNotificationBlock(
-        name="noduleflow", url=url, method="POST", json_data={"text": "{{subject}}: {{body}}"}
-    )
-    return block.save("noduleflow-notify", overwrite=True, client=client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import import_module
@@ -24,6 +25,10 @@ JOBS: Mapping[str, str] = {
 _ROOM = "flows.scheduled.jobs"
 
 
+_NAMES = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|sun|mon|tue|wed|thu|fri|sat"
+_LINE = re.compile(rf"(?:[\d*,/\s-]|(?:{_NAMES})(?![a-z]))+")
+
+
 def entrypoint(job: str) -> str:
     """Where a worker finds the flow of a job."""
     return f"{_ROOM}:{JOBS[job]}"
@@ -39,7 +44,9 @@ def schedule_of(plan: RunPlan) -> dict[str, tuple[str, str]]:
     if plan.cron:
         lines = {"whole-run": (plan.cron, plan.timezone)}
     elif plan.schedule is not None:
-        lines = {job: (getattr(plan.schedule, JOBS[job]), plan.schedule.timezone) for job in JOBS}
+        own = "timezone" in plan.schedule.model_fields_set
+        zone = plan.schedule.timezone if own else plan.timezone
+        lines = {job: (getattr(plan.schedule, JOBS[job]), zone) for job in JOBS}
     else:
         lines = {}
     found = {job: line for job, line in lines.items() if line[0]}
@@ -59,6 +66,9 @@ def _check(job: str, cron: str, timezone: str) -> None:
     from cronsim import CronSim, CronSimError
 
     try:
+        # Prefect's own reader takes no LW and no 5L, and a sixth field for seconds.
+        if len(cron.split()) != 5 or not _LINE.fullmatch(cron.lower()):
+            raise CronSimError
         CronSim(cron, datetime.now(UTC))
     except CronSimError:
         raise UsageError(

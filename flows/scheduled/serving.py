@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from data_contracts.errors import WorkspaceError
 from flows.progress import say
 from flows.scheduled.deployments import deployment, schedule_of
+from flows.settings import Settings
 from flows.whole.nightly_config import RunPlan
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _GRACE_S = 15.0
 _STOP_S = 10.0
 
 
-def serve_plan(plan: RunPlan) -> None:
+def serve_plan(settings: Settings, plan: RunPlan) -> None:
     """Run every scheduled job at its times.
 
     Deployments are left active when this ends, so that the next `serve` finds them as they are.
@@ -36,6 +37,10 @@ def serve_plan(plan: RunPlan) -> None:
     jobs = [deployment(job, cron, timezone) for job, (cron, timezone) in lines.items()]
     for job, (cron, timezone) in lines.items():
         say(f"serving {job}: {cron} ({timezone})")
+    if settings.notify_url:
+        say(
+            "NODULEFLOW_NOTIFY_URL is not used here: only a server that `noduleflow deploy` set up tells of failed jobs"
+        )
     asyncio.run(_serve(jobs))
     say("serving has ended; runs that were at work are finished by the next one")
 

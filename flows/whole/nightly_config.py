@@ -155,9 +155,11 @@ def read_config(path: Path) -> RunPlan:
     UsageError: no such file, not TOML, or a key or value that no parameter has.
     """
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise UsageError("the configuration cannot be read", where=str(path)) from None
+    except UnicodeDecodeError:
+        raise UsageError("the configuration is not text in UTF-8", where=path.name) from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the configuration is not TOML ({error})", where=path.name) from None
     plan = RunPlan.from_mapping(values, where=path.name)
@@ -171,7 +173,20 @@ def read_config(path: Path) -> RunPlan:
         for annotation in plan.annotations
     )
     plan.train_params()
+    _check_places(plan)
     if plan.push is not None:
         plan.push.check()
     take_from_file(plan.runner, plan.batch)
     return plan.model_copy(update={"sources": sources, "annotations": annotations})
+
+
+def _check_places(plan: RunPlan) -> None:
+    """Raises UsageError for what would fail at night: servers that are none, formats that nobody reads."""
+    from flows.intake.peers import dicomweb_server
+    from pipeline.annotations.formats import check_format
+
+    for source in plan.sources:
+        if source.dicomweb:
+            dicomweb_server(source.dicomweb)
+    for annotation in plan.annotations:
+        check_format(annotation.format)

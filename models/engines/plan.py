@@ -69,7 +69,8 @@ def plan_engine(device: str = "auto", engine: str = "auto", precision: str = "au
 def _on_cpu(engine: str, precision: str) -> EnginePlan:
     if engine in ("openvino", "int8") and not has_openvino():
         raise UsageError(
-            f"--engine {engine} needs the package openvino", todo="Install noduleflow[openvino], or use --engine auto."
+            f"--engine {engine} needs the package openvino",
+            todo="In the checkout: pip install '.[openvino]'; or use --engine auto.",
         )
     if engine == "int8":
         if precision != "auto":

@@ -74,7 +74,9 @@ def index_files() -> dict[str, Path]:
         import idc_index_data
     except ImportError:
         raise UsageError(
-            "the index of public data is not installed", where="idc-index", todo="pip install 'noduleflow[fetch]'."
+            "the index of public data is not installed",
+            where="idc-index",
+            todo="In the checkout: pip install '.[fetch]'.",
         ) from None
     series = Path(str(idc_index_data.IDC_INDEX_PARQUET_FILEPATH))
     return {
