@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from data_contracts.errors import ExchangeError, NothingUsableError, WorkspaceEr
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
+from flows.intake.looked_at import LookedAt, is_enough
 from flows.intake.pull_listing import Listing
 from flows.intake.pull_request import PrivatePull
 from flows.progress import say, stage
@@ -30,8 +30,6 @@ from pipeline.exchange.wado import remove_series
 from pipeline.exchange.web_client import WebClient
 from pipeline.exchange.web_server import WebServer
 
-#: studies that are ingested in one run: each run costs the Prefect server some tasks, and a kill loses the ingest of it
-_STUDIES_OF_A_RUN, _BYTES_OF_A_RUN = 50, 8 << 30
 #: outcomes that another attempt can change, so that the files stay for it
 PASSING_REASONS = {ReasonCode.LOW_DISK_SPACE, ReasonCode.INTERNAL_ERROR}
 #: ingests folders, and gives the record of an ingest; raises NothingUsableError
@@ -45,16 +43,6 @@ _COUNTED = (
     "instances_resumed",
     "new",
 )
-
-
-@dataclass
-class _Looked:
-    """A study in its turn. whole: its new series on disk. is_stored: whether the outcome of all of it is stored."""
-
-    study: FoundStudy
-    key: str = ""
-    whole: list[PulledSeries] = field(default_factory=list)
-    is_stored: bool = True
 
 
 class Pull:
@@ -85,13 +73,13 @@ class Pull:
         """The record of a pull that finds every series known; None where there is something to do."""
         with WebClient(self.server) as client:
             studies = self._studies(client)
-            looked: list[_Looked] = []
+            looked: list[LookedAt] = []
             for study in studies:
                 n_known = self.listing.known_series(study)
                 if n_known is None:
                     if self.listing.is_arriving(client, study):
                         self.counts["studies_arriving"] += 1
-                        looked.append(_Looked(study, is_stored=False))
+                        looked.append(LookedAt(study, is_stored=False))
                         continue
                     n_known = self._all_known(client, study)
                     if n_known is None:
@@ -100,7 +88,7 @@ class Pull:
                     self.listing.note_whole(study)
                 self.counts["series_known"] += n_known
                 self.counts["studies_without_series"] += not n_known
-                looked.append(_Looked(study))
+                looked.append(LookedAt(study))
         self._end(looked)
         return self.record(len(studies))
 
@@ -120,8 +108,8 @@ class Pull:
         ExchangeError: the server stopped answering; what is on disk stays.
         """
         n_fetched = 0
-        looked: list[_Looked] = []
-        done: list[_Looked] = []
+        looked: list[LookedAt] = []
+        done: list[LookedAt] = []
         with WebClient(self.server) as client, ExitStack() as locks:
 
             def store() -> None:
@@ -139,7 +127,7 @@ class Pull:
                     before = self.counts["series_fetched"] + len(self.gaps)
                     try:
                         self._look(client, study, looked, locks, store)
-                        if _is_enough(looked):
+                        if is_enough(looked):
                             store()
                     except ExchangeError:
                         store()  # what came before the server went away is whole
@@ -161,13 +149,13 @@ class Pull:
     def _studies(self, client: WebClient) -> list[FoundStudy]:
         return self.listing.studies(client, self.request.study_uids, self.request.since)
 
-    def _advance(self, looked: list[_Looked]) -> None:
+    def _advance(self, looked: list[LookedAt]) -> None:
         """Move the mark as far as everything before it is stored."""
         stored = list(takewhile(lambda one: one.is_stored, looked))
         if stored:
             self.listing.advance(stored[-1].study)
 
-    def _end(self, looked: list[_Looked]) -> None:
+    def _end(self, looked: list[LookedAt]) -> None:
         self._advance(looked)
         self.listing.ended([one.study for one in looked if not one.is_stored])
 
@@ -175,7 +163,7 @@ class Pull:
         self,
         client: WebClient,
         study: FoundStudy,
-        looked: list[_Looked],
+        looked: list[LookedAt],
         locks: ExitStack,
         store: Callable[[], None],
     ) -> None:
@@ -183,10 +171,10 @@ class Pull:
         if (n_known := self.listing.known_series(study)) is not None:
             self.counts["series_known"] += n_known
             self.counts["studies_without_series"] += not n_known
-            looked.append(_Looked(study))
+            looked.append(LookedAt(study))
         elif self.listing.is_arriving(client, study):
             self.counts["studies_arriving"] += 1
-            looked.append(_Looked(study, is_stored=False))
+            looked.append(LookedAt(study, is_stored=False))
         else:
             key = self.pseudonymizer.uid_key(study.uid)
             try:
@@ -196,10 +184,10 @@ class Pull:
                 locks.enter_context(self.workspace.lock(f"pull-{key}"))
             looked.append(self._fetched(client, study, key))
 
-    def _fetched(self, client: WebClient, study: FoundStudy, key: str) -> _Looked:
+    def _fetched(self, client: WebClient, study: FoundStudy, key: str) -> LookedAt:
         """A study whose new series are on disk now."""
         found = 0
-        one = _Looked(study, key)
+        one = LookedAt(study, key)
         for series in pull_study(
             client,
             study.uid,
@@ -242,7 +230,7 @@ class Pull:
         self.workspace.add_rejections(self._source_key(series.retrieved.folder), [rejection])
         self.workspace.rebuild_series_tables()
 
-    def _ingest(self, looked: list[_Looked], ingest: IngestFolders) -> None:
+    def _ingest(self, looked: list[LookedAt], ingest: IngestFolders) -> None:
         """The usual ingest on the fetched folders of some studies; each outcome is noted, and its files are removed."""
         if not looked:
             return
@@ -260,7 +248,7 @@ class Pull:
         for one in looked:
             self._note(one, accepted)
 
-    def _note(self, one: _Looked, accepted: dict[str, list[str]]) -> None:
+    def _note(self, one: LookedAt, accepted: dict[str, list[str]]) -> None:
         """Remember the outcome of a study that was ingested. accepted: series keys by the key of the series' UID."""
         notes: dict[str, KnownSeries] = {}
         for series in one.whole:
@@ -310,9 +298,3 @@ class Pull:
             "series_keys": sorted(self.series_keys),
             "study_keys": sorted(self.study_keys),
         }
-
-
-def _is_enough(looked: list[_Looked]) -> bool:
-    fetched = [series for one in looked for series in one.whole]
-    n_bytes = sum(file.stat().st_size for series in fetched[-1:] for file in series.retrieved.folder.iterdir())
-    return sum(bool(one.whole) for one in looked) >= _STUDIES_OF_A_RUN or n_bytes * len(fetched) >= _BYTES_OF_A_RUN
