@@ -150,7 +150,14 @@ def test_a_promotion_cut_off_between_intent_and_done_is_ended_by_the_next_one(tr
     before = aliases(trained)[0] or "none"
     other = "2" if before == "1" else "1"
     detail = {"champion_before": before}
-    append_audit(trained.workspace, actor="killed", action="promote_intent", subject=other, detail=detail)
+    append_audit(
+        trained.workspace,
+        actor="killed",
+        action="promote_intent",
+        subject=other,
+        detail=detail,
+        model_name=trained.settings.model_name,
+    )
     decision = promote(trained.workspace, trained.settings, other, expect=other, policy=OPEN)
     assert decision.promoted
     assert aliases(trained)[0] == other
