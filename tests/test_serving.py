@@ -8,9 +8,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
@@ -117,6 +119,32 @@ def test_served_jobs_run_survive_a_kill_and_are_not_left_paused(tmp_path: Path) 
     with serve(workspace, plan, variables, log) as (_, url):
         assert ask(url, f"deployments/name/{WATCH}")["paused"] is False
     assert "P^" not in log.read_text()
+
+
+def test_a_webhook_hears_of_a_served_job_that_failed(tmp_path: Path) -> None:
+    heard: list[bytes] = []
+
+    class Hook(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hook) as hook:
+        threading.Thread(target=hook.serve_forever, daemon=True).start()
+        variables = environment(tmp_path, NODULEFLOW_NOTIFY_URL=f"http://127.0.0.1:{hook.server_port}/")
+        workspace, plan = tmp_path / "workspace", write_plan(tmp_path, 'path = "not-there"')
+        with serve(workspace, plan, variables, tmp_path / "serve.log") as (_, url):
+            assert wait_for(url, run_now(url, WATCH), ENDED, 180)[0] == "FAILED"
+            deadline = time.monotonic() + 60
+            while not heard and time.monotonic() < deadline:
+                time.sleep(0.2)
+        stop_server(workspace)
+        hook.shutdown()
+    assert b"ingest-watch Failed" in heard[0]
 
 
 @contextmanager

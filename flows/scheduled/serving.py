@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from data_contracts.errors import WorkspaceError
 from flows.progress import say
 from flows.scheduled.deployments import deployment, schedule_of
+from flows.scheduled.notifying import tell_of_failures
 from flows.settings import Settings
 from flows.whole.nightly_config import RunPlan
 
@@ -25,7 +26,7 @@ _STOP_S = 10.0
 
 
 def serve_plan(settings: Settings, plan: RunPlan) -> None:
-    """Run every scheduled job at its times.
+    """Run every scheduled job at its times; a webhook that the settings name hears of those that fail.
 
     Deployments are left active when this ends, so that the next `serve` finds them as they are.
 
@@ -33,14 +34,15 @@ def serve_plan(settings: Settings, plan: RunPlan) -> None:
     ------
     UsageError: nothing is scheduled.
     """
+    from prefect.client.orchestration import get_client
+
     lines = schedule_of(plan)
     jobs = [deployment(job, cron, timezone) for job, (cron, timezone) in lines.items()]
     for job, (cron, timezone) in lines.items():
         say(f"serving {job}: {cron} ({timezone})")
-    if settings.notify_url:
-        say(
-            "NODULEFLOW_NOTIFY_URL is not used here: only a server that `noduleflow deploy` set up tells of failed jobs"
-        )
+    with get_client(sync_client=True) as client:
+        for automation in tell_of_failures(client, settings):
+            say(f"automation {automation}")
     asyncio.run(_serve(jobs))
     say("serving has ended; runs that were at work are finished by the next one")
 
