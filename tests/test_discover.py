@@ -179,14 +179,16 @@ def test_a_disk_without_room_for_the_archive_is_said(tmp_path: Path, monkeypatch
         unpack(packed, tmp_path / "scratch")
 
 
-def test_a_torn_archive_is_one_clear_error(series: Path, tmp_path: Path) -> None:
+def test_a_torn_archive_is_one_refused_file_with_the_reason(series: Path, tmp_path: Path) -> None:
     packed = tmp_path / "torn.tar.gz"
     with tarfile.open(packed, "w:gz") as out:
         out.add(series, ".")
     packed.write_bytes(packed.read_bytes()[:-3000])
-    with pytest.raises(DecodeError) as caught:
-        find(packed, tmp_path / "scratch")
-    assert "\n" not in caught.value.line()
+    found = find(packed, tmp_path / "scratch")
+    assert not found.series
+    assert [(item.reason, item.detail) for item in found.rejections] == [
+        (ReasonCode.UNREADABLE, "the archive is torn or encrypted")
+    ]
 
 
 def test_dicomdir_file_sets_are_read_by_their_files(traps: Path, tmp_path: Path) -> None:

@@ -126,9 +126,11 @@ def ingest_flow(
         record["differences"] = differences
         say(f"verify: {len(differences)} differences" if differences else "verify: everything is as it was stored")
     if not study_keys and not n_arriving:
+        counted = ", ".join(f"{count} x {reason}" for reason, count in record["refused"].items()) or "no file at all"
+        detail = f" ({rejected[0].detail})" if len(rejected) == 1 and rejected[0].detail else ""
         raise NothingUsableError(
             "no usable CT series in the sources",
-            where=", ".join(f"{count} x {reason}" for reason, count in record["refused"].items()) or "no file at all",
+            where=counted + detail,
             todo="rejected.parquet lists each item with its reason.",
         )
     return record

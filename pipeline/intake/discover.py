@@ -72,7 +72,6 @@ def discover(source: Path, pseudonymizer: Pseudonymizer, params: IngestParams, s
     Raises
     ------
     UsageError: the source is not there.
-    DecodeError: the archive is torn, encrypted or a bomb.
     WorkspaceError: no room to unpack.
     """
     files = list(list_files(source, scratch))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from data_contracts.errors import DecodeError
 from pipeline.intake.archive import unpack
 
 
@@ -81,6 +82,16 @@ def _is_there(entry: os.DirEntry[str]) -> bool:
 
 
 def archive_members(source: Path, scratch: Path) -> Iterator[SourceFile]:
-    """The files of an archive, unpacked below `scratch`; raises as `pipeline.intake.archive.unpack` does."""
-    for member in unpack(source, scratch):
+    """The files of an archive, unpacked below `scratch`; one file without a path where it is torn, encrypted or a bomb.
+
+    Raises
+    ------
+    WorkspaceError: no room to unpack.
+    """
+    try:
+        members = unpack(source, scratch)
+    except DecodeError as error:
+        yield SourceFile(None, source.name, error.what)
+        return
+    for member in members:
         yield SourceFile(member.path, member.name, member.unsafe, unsafe=bool(member.unsafe))
