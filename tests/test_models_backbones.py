@@ -189,3 +189,11 @@ def test_calibrated_statistics_keep_a_random_network_from_dying_out():
     assert float(after.mean()) == pytest.approx(0, abs=0.01)
     assert float(after.std()) == pytest.approx(1, abs=0.05)
     assert layer.momentum == 0.1
+
+
+def test_a_cached_file_that_is_another_than_its_name_says_is_never_taken_for_published_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(build_backbone("resnet18", seed=0).state_dict(), tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
+    with pytest.raises(WeightsDigestError, match="another digest than their name says"):
+        weights_download.torchvision_file("resnet18")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flows.presets import preset_names, train_params
+from data_contracts.errors import UsageError
+from flows.presets import assignments, preset_names, train_params
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -23,3 +24,14 @@ def test_only_the_presets_that_say_so_start_from_random_weights():
         "small-cnn",
         "student",
     ]
+
+
+def test_a_version_or_a_site_may_be_called_by_a_number():
+    params = train_params("student", assignments(["teacher=1", "source_site=2"]))
+    assert (params.teacher, params.source_site) == ("1", "2")
+
+
+@pytest.mark.parametrize("pair", ["seed=-1", "auxiliary_weights={margin = -5}", "auxiliary_weights={margin = nan}"])
+def test_numbers_that_no_fit_can_mean_are_refused_before_it(pair):
+    with pytest.raises(UsageError, match=pair.partition("=")[0]):
+        train_params("finetune", assignments([pair]))

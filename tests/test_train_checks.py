@@ -57,6 +57,8 @@ def test_a_run_has_source_only_and_each_method_that_was_asked_for() -> None:
     ("values", "words"),
     [
         ({"adaptation": "dann"}, "needs a target site"),
+        ({"adaptation": "dann", "target_site": "B"}, "needs a source site that is not the target"),
+        ({"adaptation": "dann", "target_site": "B", "source_site": "B"}, "needs a source site that is not the target"),
         ({"target_label_weight": 1.0, "target_site": "B"}, "needs two sites"),
         ({"target_label_weight": 1.0, "target_site": "B", "source_site": "B"}, "needs two sites"),
         (

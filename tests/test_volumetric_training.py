@@ -97,3 +97,16 @@ def test_a_volume_is_not_made_of_planes(tmp_path: Path) -> None:
     done = command(workspace, "train", "--preset", "3d-acs", "--set", "backbone=small_cnn", "--set", "weights=none")
     assert done.returncode == 2, done.stderr[-3000:]
     assert "no volumes" in done.stderr and "kind=3d" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_several_networks_of_volumes_are_joined_as_they_were_fitted(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "workspace").create()
+    fill(workspace)
+    settings = (*SMALL, "epochs=1", "head=linear", "members=2", "volumetric=i3d")
+    sets = [part for pair in settings for part in ("--set", pair)]
+    done = command(workspace, "train", "--preset", "small-cnn", *sets)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = Path(json.loads(done.stdout)["folder"])
+    predictor = Predictor.load(run)
+    assert predictor.card.members == 2
+    assert np.isfinite(predictor.logits(np.zeros((2, SIDE, SIDE, SIDE), dtype=np.int16))).all()

@@ -30,12 +30,17 @@ class Params(Record):
                 f"unknown parameter {unknown[0]!r}", where=where, todo=f"Known: {', '.join(sorted(cls.model_fields))}."
             )
         try:
-            return cls.model_validate(values)
+            return cls.model_validate({key: cls._as_text(key, value) for key, value in values.items()})
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             field = ".".join(str(part) for part in first["loc"])
             what = first["msg"].removeprefix("Value error, ")
             raise UsageError(f"parameter {field!r}: {what}" if field else what, where=where) from None
+
+    @classmethod
+    def _as_text(cls, key: str, value: object) -> object:
+        """A whole number as text where text is asked for: a version or a site may be called 1."""
+        return str(value) if cls.model_fields[key].annotation is str and type(value) is int else value
 
     def digest(self) -> str:
         """Short digest of all values."""

@@ -80,7 +80,7 @@ class PatchParams(Params):
     jitter_mm: float = Field(2.0, gt=0)
     negatives_per_series: int = Field(0, ge=0, le=10_000)
     negative_margin_mm: float = Field(5.0, ge=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     patches_per_shard: int = Field(1024, ge=1)
 
     @model_validator(mode="after")
@@ -96,7 +96,7 @@ class PhantomParams(Params):
     reserved_patients: LIDC patients whose nodules must not be used; None takes the built-in list.
     """
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     n_patients: int = Field(48, ge=2)
     nodules_per_patient: int = Field(4, ge=1)
     site_b_fraction: float = Field(0.5, ge=0, le=1)

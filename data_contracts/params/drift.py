@@ -41,7 +41,7 @@ class DriftParams(Params):
     level_watch: float = Field(0.05, gt=0, lt=0.5)
     level_alert: float = Field(0.01, gt=0, lt=0.5)
     permutations: int = Field(4999, ge=99, le=99_999)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

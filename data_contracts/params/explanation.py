@@ -26,4 +26,4 @@ class ExplainParams(Params):
     shift: float = Field(0.25, gt=0.1, lt=0.4)
     retrain: bool = True
     epochs: int = Field(0, ge=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)

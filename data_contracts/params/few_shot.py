@@ -25,4 +25,4 @@ class FewShotParams(Params):
     l2_normalise: bool = True
     probe_c: float = Field(1.0, gt=0)
     nodules: Literal["all", "test"] = "all"
-    seed: int = 0
+    seed: int = Field(0, ge=0)

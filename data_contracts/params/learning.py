@@ -45,7 +45,7 @@ class FeatureParams(Params):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     engine: Literal["auto", "openvino", "compile", "torch", "int8"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: int = 0
+    seed: int = Field(0, ge=0)
 
 
 class AdaptationGateParams(Params):
@@ -82,4 +82,4 @@ class EvaluateParams(Params):
     ece_bins: int = Field(10, ge=2)
     operating_specificity: float = 0.90
     conformal_alpha: float = Field(0.10, gt=0, lt=0.5)
-    seed: int = 0
+    seed: int = Field(0, ge=0)

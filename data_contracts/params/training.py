@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from data_contracts.params.base import Params
 from data_contracts.params.learning import WINDOW_NAMES, WindowNames
@@ -132,9 +132,16 @@ class TrainParams(Params):
     teacher: str = ""
     distillation_temperature: float = Field(2.0, gt=0)
     distillation_weight: float = Field(0.7, ge=0, le=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     threads: int = Field(0, ge=0)
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     deterministic: bool = False
     near_duplicates: Literal["refuse", "warn"] = "warn"
     noise: float = Field(0.0, ge=0)
+
+    @field_validator("auxiliary_weights")
+    @classmethod
+    def _no_reward_for_errors(cls, weights: dict[str, float]) -> dict[str, float]:
+        if wrong := [name for name, weight in weights.items() if not 0 <= weight < float("inf")]:
+            raise ValueError(f"the weight of {wrong[0]} is no number of 0 or more")
+        return weights

@@ -29,6 +29,7 @@ from models.fitting.data import FitData
 from models.fitting.fit import fit_classifier
 from models.fitting.state import EpochRecord
 from models.networks.backbones import build_backbone
+from models.networks.inflate import as_volumetric
 from models.networks.joined import blend_concepts, join_networks
 from models.networks.network import NetworkPlan, NoduleNetwork, build_network
 from models.predict import predict_outputs
@@ -91,7 +92,7 @@ def fit_members(
         place = folder / f"member-{member}"
         if not (place / _OUTPUTS_FILE).exists():
             _fit_member(reader, rows, held == member, params, member, spec, place, state_every_s, counted(member))
-        networks.append(_read_network(place, rows, params))
+        networks.append(_read_network(place, rows, params, spec))
         part = np.load(place / _OUTPUTS_FILE)
         outputs = np.full((len(rows), part.shape[1]), np.nan) if outputs is None else outputs
         outputs[held == member] = part
@@ -141,7 +142,8 @@ def _plan(rows: pd.DataFrame, params: TrainParams) -> NetworkPlan:
     return NetworkPlan(params.head, params.pooling, learned_concepts(rows, params), params.dropout)
 
 
-def _read_network(place: Path, rows: pd.DataFrame, params: TrainParams) -> NoduleNetwork:
-    network = build_network(build_backbone(params.backbone, seed=0), _plan(rows, params), seed=0)
+def _read_network(place: Path, rows: pd.DataFrame, params: TrainParams, spec: InputSpec) -> NoduleNetwork:
+    backbone = as_volumetric(build_backbone(params.backbone, seed=0), spec.volumetric)
+    network = build_network(backbone, _plan(rows, params), seed=0)
     network.load_state_dict(load_file(place / CHECKPOINT_FILE))
     return network.eval()

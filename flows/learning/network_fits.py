@@ -59,6 +59,13 @@ def network_names(params: TrainParams) -> list[str]:
     """
     if params.adaptation and not params.target_site:
         raise UsageError("adaptation needs a target site", where="target_site", todo="Add --set target_site=NAME.")
+    if params.adaptation and params.source_site in ("", None, params.target_site):
+        # Without a source site every site is one to learn from, and the labels of the target would be read.
+        raise UsageError(
+            "adaptation needs a source site that is not the target",
+            where="source_site",
+            todo="Add --set source_site=NAME.",
+        )
     if params.target_label_weight == 0:
         return [SOURCE_ONLY, *params.adaptation]
     if not params.target_site or not params.source_site or params.source_site == params.target_site:

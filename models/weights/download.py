@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 import torch
 
 from data_contracts.errors import WeightsDigestError, WeightsError
-from data_contracts.records import atomic_path
+from data_contracts.records import atomic_path, sha256_file
 from models.networks.bodies import is_torchvision_classifier
 from models.networks.medicalnet import MEDICALNETS, PREFIX
 
@@ -25,6 +25,7 @@ def torchvision_file(name: str) -> tuple[str, Path]:
 
     Raises
     ------
+    WeightsDigestError: the file that is cached is another one than its name says.
     WeightsError: nobody publishes them, or not cached and not to be had, with the ways to supply them.
     """
     from torchvision import models
@@ -49,6 +50,12 @@ def torchvision_file(name: str) -> tuple[str, Path]:
     path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if not path.is_file():
         _download(url, path, name)
+    elif not sha256_file(path).startswith(_digest_in(path)):
+        raise WeightsDigestError(
+            "cached weights have another digest than their name says",
+            where=path.name,
+            todo="Remove the file from torch hub's cache; it is fetched again.",
+        )
     return f"torchvision {type(entry).__name__}.{entry.name}", path
 
 
@@ -74,11 +81,15 @@ def _download(url: str, path: Path, backbone: str) -> None:
             while chunk := stream.read(_CHUNK_BYTES):  # type: ignore[attr-defined]
                 digest.update(chunk)
                 file.write(chunk)
-            expected = path.stem.rsplit("-", 1)[-1]
-            if not digest.hexdigest().startswith(expected):
+            if not digest.hexdigest().startswith(_digest_in(path)):
                 raise WeightsDigestError("downloaded weights have another digest than their name says", where=path.name)
     except OSError as error:
         raise _unavailable(backbone, type(error).__name__) from None
+
+
+def _digest_in(path: Path) -> str:
+    """The first figures of the sha256 of published weights, which end their file's name."""
+    return path.stem.rsplit("-", 1)[-1]
 
 
 def _unavailable(backbone: str, reason: str) -> WeightsError:
