@@ -151,6 +151,14 @@ def test_a_changed_anchor_is_found(workspace: Workspace) -> None:
         append_audit(workspace, actor="a", action="promote_done", subject="3", detail={})
 
 
+def test_an_anchor_of_another_program_says_how_to_go_on(workspace: Workspace) -> None:
+    append_audit(workspace, actor="a", action="policy", subject="s", detail={})
+    (workspace.root / "registry" / "anchor.json").write_text('{"last_move": null}')
+    with pytest.raises(RegistryError, match="none that this program writes") as caught:
+        append_audit(workspace, actor="a", action="policy", subject="s", detail={})
+    assert "doctor --mend" in caught.value.todo
+
+
 def test_the_key_is_for_its_owner_alone(workspace: Workspace) -> None:
     path = workspace.root / "registry" / "audit.key"
     path.chmod(0o644)

@@ -47,12 +47,17 @@ def read_anchor(workspace: Workspace) -> AuditAnchor | None:
 
     Raises
     ------
-    RegistryError: it was changed, or signed with another key.
+    RegistryError: it was changed, signed with another key, or written by another version of the program.
     """
     path = registry_root(workspace) / _ANCHOR
     if not path.exists():
         return None
-    anchor = AuditAnchor.read(path)
+    try:
+        anchor = AuditAnchor.read(path)
+    except ContractError:
+        raise RegistryError(
+            "the anchor of the audit is none that this program writes", where=str(path), todo=_TODO
+        ) from None
     if not same(anchor.mac, sign_record(audit_key(workspace), _PURPOSE, anchor)):
         raise RegistryError(
             "the anchor of the audit was changed, or is of another key",
