@@ -33,7 +33,8 @@ class TrainParams(Params):
     backbone: resnet18/34/50, mobilenet_v2, efficientnet_b0 and others of torchvision whose body is a row of
         convolutional blocks, small_cnn (to be trained from nothing), or medicalnet_resnet10/18/34/50, which take a 3d
         patch whole.
-    weights: "auto" (torchvision's default weights), "none" (random), or the path of a local file.
+    weights: "auto" (torchvision's default weights), "none" (random), the path of a local file, or a registered version
+        (its number or alias) of the same backbone that learned from nobody of the test split.
     weights_sha256: digest the local file must have; empty accepts and records it.
     input_size_px: planes, or volumes, are resized to this many pixels a side.
     windows: the three HU windows that become channels: lung, mediastinum, bone, or centre:width; medicalnet_* has one

@@ -16,7 +16,7 @@ from flows.commands.data import SetOption
 def train(
     preset: Annotated[str, typer.Option(help="Name of a preset, or a TOML file.")] = "",
     dataset: Annotated[str, typer.Option(help="Dataset id or name; the newest by default.")] = "",
-    weights: Annotated[str, typer.Option(help="auto, none, or a local file; overrides the preset.")] = "",
+    weights: Annotated[str, typer.Option(help="auto, none, a local file or a version; overrides the preset.")] = "",
     settings_: SetOption = None,
     reproduce: Annotated[
         str, typer.Option(metavar="VERSION", help="Train a registered version again and compare every figure.")

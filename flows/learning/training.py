@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from flows.learning.network_fits import (
     outputs_for_gate,
 )
 from flows.learning.teaching import with_teacher
+from flows.learning.version_weights import with_version_weights
 from flows.progress import say
 from flows.registry import Registry
 from flows.reviewing.drift_samples import write_reference
@@ -260,7 +262,9 @@ def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_
     cohort.check()
     site_statements(workspace)  # an unreadable file is told before the fit, not after it
     params = with_teacher(workspace, model_name, params, cohort)
+    params, version_name = with_version_weights(workspace, model_name, params, cohort)
     weights = load_weights(build_backbone(params.backbone, seed=params.seed), params.weights, params.weights_sha256)
+    weights = replace(weights, source=version_name or weights.source)
     run_id = digest_of([TRAINING_VERSION, cohort.digest(), params.model_dump(mode="json"), weights.sha256])
     with workspace.lock(f"run-{run_id}"):
         folder = workspace.runs_root / run_id

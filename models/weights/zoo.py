@@ -103,8 +103,9 @@ def _matched(backbone: Backbone, state: dict[str, Tensor], where: str) -> dict[s
 
 def _by_name(backbone: Backbone, wanted: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor] | None:
     stripped = {_strip(name): value for name, value in state.items()}
-    if all(name in state and state[name].shape == value.shape for name, value in wanted.items()):
-        return {name: state[name] for name in wanted}
+    for own in (state, {name.removeprefix("backbone."): value for name, value in state.items()}):
+        if all(name in own and own[name].shape == value.shape for name, value in wanted.items()):
+            return {name: own[name] for name in wanted}
     found: dict[str, Tensor] = {}
     for name, value in wanted.items():
         ours = next(prefix for prefix in backbone.torchvision_names if name.startswith(f"{prefix}."))
