@@ -14,8 +14,10 @@ from data_contracts.errors import NothingUsableError
 from data_contracts.params import LabelParams, SplitParams
 from flows.registry.evidence import FITTED_FILE, fitted_patients
 from flows.versions.evaluation import unseen_rows
+from flows.versions.judged_rows import known_pictures
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.importers import import_npz
+from pipeline.scoring.label_check import judged_label_warnings
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +90,47 @@ def test_a_version_of_which_nobody_knows_whom_it_learned_from_is_judged_on_nobod
     fitted = fitted_patients(SimpleNamespace(datasets_root=tmp_path / "nothing"), folder, card)
     with pytest.raises(NothingUsableError, match="nobody knows any more whom this version learned from"):
         unseen_rows(PatchReader(root / other.dataset_id), card, fitted)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of three datasets of noisy discs: one, the same pictures under other names, and others."""
+    folder = tmp_path_factory.mktemp("pictures")
+    j, i = np.mgrid[:32, :32] - 15.5
+    cards = {}
+    for name, seed, patients in (("one", 0, "P"), ("renamed", 0, "Q"), ("fresh", 1, "R")):
+        random = np.random.default_rng(seed)
+        middle, radius = random.uniform(-6, 6, (40, 2)), random.uniform(4, 12, 40)
+        disc = np.hypot(j - middle[:, :1, None], i - middle[:, 1:, None]) < radius[:, None, None]
+        plane = np.clip(40 + 120 * disc + random.normal(0, 25, (40, 32, 32)), 0, 255).astype(np.uint8)
+        np.savez(folder / f"{name}.npz", image=np.repeat(plane[:, None], 3, axis=1))
+        table = {"patient_id": [f"{patients}{n}" for n in range(40)], "n_readers": 1, "malignancy": [1, 5] * 20}
+        pd.DataFrame({**table, "diameter_mm": 8.0}).to_csv(folder / f"{name}.csv", index=False)
+        cards[name] = import_npz(
+            folder / f"{name}.npz",
+            name=name,
+            table=folder / f"{name}.csv",
+            datasets_root=folder / "datasets",
+            split=SplitParams(),
+            label=LabelParams(),
+        )
+    return SimpleNamespace(datasets_root=folder / "datasets"), cards
+
+
+def test_pictures_that_a_version_learned_from_are_known_under_other_patients_too(pictures):
+    workspace, cards = pictures
+    card = resnet50_card().model_copy(update={"dataset_id": cards["one"].dataset_id})
+    n_learned = int((PatchReader(workspace.datasets_root / card.dataset_id).index["split"] != "test").sum())
+    for name, expected in (("renamed", n_learned), ("fresh", 0), ("one", 0)):
+        reader = PatchReader(workspace.datasets_root / cards[name].dataset_id)
+        assert known_pictures(workspace, reader, reader.index, card) == expected
+
+
+def test_swapped_labels_and_diameters_are_told_where_a_version_is_judged():
+    random = np.random.default_rng(0)
+    labels = np.repeat([0.0, 1.0], 60)
+    signal = labels + random.normal(0, 0.5, 120)
+    assert judged_label_warnings(labels, signal, signal) == ()
+    assert judged_label_warnings(labels, random.normal(size=120), random.normal(size=120)) == ()
+    ranked, smaller = judged_label_warnings(1 - labels, signal, signal)
+    assert "ranks benign above malignant" in ranked and "are the smaller ones" in smaller

@@ -155,6 +155,7 @@ class _Subject:
         self.dataset_id = dataset_dir.name
         self.cut = TrainParams(common_spacing_mm=card.training.get("common_spacing_mm", 0.0))
         reader = PatchReader(dataset_dir)
+        reader.verify()
         self.rows = reader.index[reader.index["split"] == Split.TEST.value]
         if self.rows.empty:
             raise NothingUsableError("the dataset has no held-out patients", where=dataset_dir.name)

@@ -26,6 +26,7 @@ from flows.registry.evidence import fitted_patients
 from flows.versions.concepts import concept_table, concepts_in_own_units
 from flows.versions.disclosure import disclosure_of, write_disclosure
 from flows.versions.facts import held_out_facts
+from flows.versions.judged_rows import doubts
 from flows.workspace import Workspace
 from models.predict import Predictor
 from pipeline.cohort.dataset import PatchReader
@@ -121,12 +122,14 @@ def evaluate_version(workspace: Workspace, model_name: str, version: str, datase
     dataset_dir = workspace.dataset(dataset or card.dataset_id)
     reader = PatchReader(dataset_dir)
     rows, whose = unseen_rows(reader, card, fitted_patients(workspace, run_folder, card))
+    reader.verify()
     if rows.empty:
         raise NothingUsableError("the dataset has no patients unseen in training", where=dataset_dir.name)
     cut = TrainParams(common_spacing_mm=card.training.get("common_spacing_mm", 0.0))
     predictor, patches = Predictor.load(run_folder), patches_of(reader, rows, cut)
     logits = predictor.logits(patches)
-    warnings = tuple(dict.fromkeys((*card.warnings, *reader.card.warnings)))
+    found = doubts(workspace, reader, rows, card, logits)
+    warnings = tuple(dict.fromkeys((*card.warnings, *reader.card.warnings, *found)))
     sealed, same = _report_at_training(run_folder), dataset_dir.name == card.dataset_id
     used = card.model_copy(update={"dataset_id": dataset_dir.name, "warnings": warnings})
     folder = workspace.root / "evaluations" / f"{card.run_id}-{dataset_dir.name}"

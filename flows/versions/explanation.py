@@ -173,7 +173,9 @@ def explain_version(
     registry = Registry(workspace, model_name)
     run_folder, card = registry.verified_folder(version)
     dataset_dir = workspace.dataset(dataset or card.dataset_id)
-    nodules = off_centre(PatchReader(dataset_dir), card, params)
+    reader = PatchReader(dataset_dir)
+    reader.verify()
+    nodules = off_centre(reader, card, params)
     network = Predictor.load(run_folder).network
     with workspace.lock(f"run-{card.run_id}"):
         found, stage = sanity_tests(workspace, network, card, nodules, params, weights)

@@ -57,6 +57,26 @@ def label_warnings(
     return tuple(found)
 
 
+def judged_label_warnings(labels: ArrayLike, diameters_mm: ArrayLike, scores: ArrayLike) -> tuple[str, ...]:
+    """What a reader must know about the labels that a finished network is judged by; empty where nothing looks wrong.
+
+    labels: (n,), 0 or 1, NaN where unknown. diameters_mm, scores: (n,), higher scores for malignant.
+    """
+    found = []
+    ranked, larger = _size_side(labels, scores), _size_side(labels, diameters_mm)
+    if ranked[0] < 0:
+        found.append(
+            f"The version ranks benign above malignant (AUC {ranked[1]:.2f}): benign and malignant look swapped in "
+            "this dataset. No figure of this evaluation can be trusted."
+        )
+    if larger[0] < 0:
+        found.append(
+            f"Malignant nodules of this dataset are the smaller ones (AUC of the diameter {larger[1]:.2f}): benign and "
+            "malignant, or the diameters, look swapped."
+        )
+    return tuple(found)
+
+
 def contradictions(labels: NDArray[np.int64], soft: NDArray[np.float64]) -> int:
     """Labels on the wrong side of their readers' mean, for the threshold that leaves the fewest."""
     known = np.isfinite(soft)
