@@ -15,8 +15,9 @@ from data_contracts.disclosure import Disclosure
 from data_contracts.errors import UsageError
 from data_contracts.model_card import ModelCard
 from flows.cli import main
-from flows.learning.network_fits import fit_network, network_names
+from flows.learning.network_fits import fit_network
 from flows.learning.training import choose_and_evaluate
+from flows.learning.wanted_networks import network_names
 from flows.presets import train_params
 from flows.versions.disclosure import DISCLOSURE_FILES, disclosure_of, site_statements, write_template
 from flows.workspace import Workspace

@@ -12,7 +12,7 @@ from PIL import Image
 from data_contracts.errors import UsageError
 from data_contracts.params import ADAPTATION_METHODS, TrainParams
 from flows.datasets.labelled import learned_concepts
-from flows.learning.network_fits import JOINT, SOURCE_ONLY, network_names
+from flows.learning.wanted_networks import JOINT, SOURCE_ONLY, network_names
 from pipeline.review.training_pictures import confusion, confusion_png, curves_png
 from pipeline.scoring.label_check import label_warnings
 

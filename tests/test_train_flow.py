@@ -23,8 +23,9 @@ from data_contracts.model_card import ModelCard
 from data_contracts.params import TrainParams
 from data_contracts.records import sha256_file
 from flows.datasets.training_cohort import TrainingCohort
-from flows.learning.network_fits import JOINT, SOURCE_ONLY, fit_network, network_names
+from flows.learning.network_fits import fit_network
 from flows.learning.training import choose_and_evaluate, train_flow
+from flows.learning.wanted_networks import JOINT, SOURCE_ONLY, network_names
 from flows.presets import train_params
 from flows.workspace import Workspace
 from models.networks.backbones import build_backbone

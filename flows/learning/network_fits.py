@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from safetensors.numpy import load, save
 
-from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
 from data_contracts.records import atomic_path, write_bytes_atomic
@@ -26,6 +25,7 @@ from flows.engine import step
 from flows.learning.members import fit_members
 from flows.learning.ranks import announce
 from flows.learning.teaching import load_teacher
+from flows.learning.wanted_networks import JOINT, SOURCE_ONLY
 from flows.progress import say, stage
 from flows.workspace import Workspace
 from models.adaptation.statistics import adapt_to_patches
@@ -38,9 +38,6 @@ from models.networks.network import NetworkPlan, NoduleNetwork, build_network
 from models.predict import logits_of_features, predict_logits, represented
 from pipeline.scoring.shift.evidence import NetworkOutputs
 
-SOURCE_ONLY = "source-only"
-#: J = J_source + beta J_target, with labels of both sites
-JOINT = "joint"
 #: source-only with BatchNorm statistics of the target: no fit
 ADABN = "adabn"
 #: the most work of a fit that a kill may cost, beside the epoch it falls into
@@ -48,39 +45,6 @@ _STATE_EVERY_S = 15.0
 _FACTS = "network.json"
 #: representations (n, width) of validation and target rows, in the order of the cohort's tables
 REPRESENTED_FILE = "represented.safetensors"
-
-
-def network_names(params: TrainParams) -> list[str]:
-    """The networks of a run, in the order in which they are fitted.
-
-    Raises
-    ------
-    UsageError: an adaptation or a joint training without the sites it needs, or both at once.
-    """
-    if params.adaptation and not params.target_site:
-        raise UsageError("adaptation needs a target site", where="target_site", todo="Add --set target_site=NAME.")
-    if params.adaptation and params.source_site in ("", None, params.target_site):
-        # Without a source site every site is one to learn from, and the labels of the target would be read.
-        raise UsageError(
-            "adaptation needs a source site that is not the target",
-            where="source_site",
-            todo="Add --set source_site=NAME.",
-        )
-    if params.target_label_weight == 0:
-        return [SOURCE_ONLY, *params.adaptation]
-    if not params.target_site or not params.source_site or params.source_site == params.target_site:
-        raise UsageError(
-            "joint training needs two sites",
-            where="target_label_weight",
-            todo="Add --set source_site=NAME --set target_site=OTHER.",
-        )
-    if params.adaptation:
-        raise UsageError(
-            "joint training learns the target's labels, an adaptation does without them",
-            where=f"target_label_weight={params.target_label_weight:g}, adaptation={','.join(params.adaptation)}",
-            todo="Choose one: target_label_weight=0 or adaptation=none.",
-        )
-    return [SOURCE_ONLY, JOINT]
 
 
 @step("fit")

@@ -25,17 +25,15 @@ from flows.engine import step
 from flows.learning.kept import KEPT, joinable, keep_network
 from flows.learning.members import check_members
 from flows.learning.network_fits import (
-    JOINT,
-    SOURCE_ONLY,
     fit_network,
     fitted_sha256,
     forget_weights,
     logits_of,
-    network_names,
     outputs_for_gate,
 )
 from flows.learning.teaching import with_teacher
 from flows.learning.version_weights import with_version_weights
+from flows.learning.wanted_networks import JOINT, SOURCE_ONLY, network_names
 from flows.progress import say
 from flows.registry import Registry
 from flows.reviewing.drift_samples import write_reference
