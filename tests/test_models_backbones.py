@@ -197,3 +197,11 @@ def test_a_cached_file_that_is_another_than_its_name_says_is_never_taken_for_pub
     torch.save(build_backbone("resnet18", seed=0).state_dict(), tmp_path / "hub/checkpoints/resnet18-f37072fd.pth")
     with pytest.raises(WeightsDigestError, match="another digest than their name says"):
         weights_download.torchvision_file("resnet18")
+
+
+def test_weights_of_a_deeper_network_of_the_family_are_not_taken_for_a_shallower_one(tmp_path):
+    from torchvision import models
+
+    torch.save(models.resnet34(weights=None).state_dict(), tmp_path / "deeper.pth")
+    with pytest.raises(WeightsError, match="do not belong to resnet18"):
+        load_weights(build_backbone("resnet18", seed=0), tmp_path / "deeper.pth")

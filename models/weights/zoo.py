@@ -107,6 +107,7 @@ def _by_name(backbone: Backbone, wanted: dict[str, Tensor], state: dict[str, Ten
         if all(name in own and own[name].shape == value.shape for name, value in wanted.items()):
             return {name: own[name] for name in wanted}
     found: dict[str, Tensor] = {}
+    used: set[str] = set()
     for name, value in wanted.items():
         ours = next(prefix for prefix in backbone.torchvision_names if name.startswith(f"{prefix}."))
         theirs = backbone.torchvision_names[ours] + name[len(ours) :]
@@ -116,8 +117,12 @@ def _by_name(backbone: Backbone, wanted: dict[str, Tensor], state: dict[str, Ten
             given = value
         if given is None or given.shape != value.shape:
             return None
+        used.add(theirs)
         found[name] = given
-    return found
+    # A deeper network of the same family holds all that a shallower one asks for, and more blocks.
+    rooms = {theirs.partition(".")[0] for theirs in used}
+    more = [name for name in stripped if name not in used and name.partition(".")[0] in rooms]
+    return None if any(not name.endswith("num_batches_tracked") for name in more) else found
 
 
 def _by_order(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor] | None:
