@@ -193,9 +193,10 @@ def test_a_preference_is_remembered_until_another_is_stated(tmp_path: Path) -> N
     remember_preference(file, IngestParams(preferred_thickness_mm=2.0))
     again = remembered_preference(file)
     assert (again.preferred_kernel, again.preferred_thickness_mm) == ("sharp", 2.0)
-    file.write_text("[]")
-    with pytest.raises(ContractError):
-        remembered_preference(file)
+    for broken in ("[]", "[{}]", "3", '{"preferred_kernel": []}', ""):
+        file.write_text(broken)
+        with pytest.raises(ContractError, match="Delete it"):
+            remembered_preference(file)
 
 
 def test_the_table_of_series_says_which_is_chosen_and_why(tmp_path: Path) -> None:

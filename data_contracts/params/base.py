@@ -22,8 +22,10 @@ class Params(Record):
         Raises
         ------
         UnknownParameterError: a key that the step does not have.
-        UsageError: a value of the wrong kind or out of range.
+        UsageError: a value of the wrong kind or out of range, or what is no mapping at all.
         """
+        if not isinstance(values, dict):
+            raise UsageError("parameters are names with values", where=where)
         unknown = sorted(set(values) - set(cls.model_fields))
         if unknown:
             raise UnknownParameterError(
