@@ -17,6 +17,7 @@ from flows.oncall.judging import judge_runs, judge_schedules, last_of_each
 from flows.oncall.prefect_view import PrefectView, server_note, view
 from flows.oncall.registry_view import registry_view
 from flows.oncall.waiting import waiting_for_readers
+from flows.registry.state import ALIASES
 from flows.settings import Settings
 from flows.workspace import Workspace
 
@@ -66,7 +67,7 @@ def _lines(
 ) -> list[str]:
     """The ten."""
     sites = ", ".join(f"{site} {count}" for site, count in record["series_by_site"].items()) or "none"
-    aliases = [f"{name.replace('_', ' ')} {record[name] or 'none'}" for name in _ALIASES]
+    aliases = [f"{name.replace('_', ' ')} {record[name] or 'none'}" for name in ALIASES]
     held = [f"{record['nodules']} nodules", *(f"{len(record[name])} {name}" for name in ("datasets", "runs"))]
     held.append(f"{record['reviews']} reports")
     size = f"{'' if disk.is_whole else 'at least '}{size_text(disk.used_by_workspace)}"
@@ -82,9 +83,6 @@ def _lines(
         f"overrides   {_overrides_text(record)}",
         f"disk        {size_text(disk.free)} free of {size_text(disk.total)}, the workspace takes {size}",
     ]
-
-
-_ALIASES = ("champion", "challenger", "previous_champion")
 
 
 def _ran_text(prefect: PrefectView, now: datetime) -> str:

@@ -13,11 +13,10 @@ import threading
 import time
 from collections import namedtuple
 from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from answering_server import answering
 from postgres_server import Postgres
 from registry_factory import OPEN, add_version, make_workspace
 
@@ -392,15 +391,16 @@ def _database(server: Postgres, name: str) -> str:
     return server.url.replace("/postgres", f"/{name}")
 
 
+def settings_on(url: str, folder: Path) -> Settings:
+    settings = Settings(workspace=folder, mlflow_tracking_uri=url, _env_file=None)
+    apply_environment(settings)
+    return settings
+
+
 @pytest.mark.server
 def test_a_registry_on_postgresql_comes_back_into_an_unused_database(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settings_on(url: str, folder: Path) -> Settings:
-        settings = Settings(workspace=folder, mlflow_tracking_uri=url, _env_file=None)
-        apply_environment(settings)
-        return settings
-
     first, second = _database(postgres, "first"), _database(postgres, "second")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)  # put back as it was when the test ends
     settings = settings_on(first, tmp_path / "ws")
@@ -428,11 +428,6 @@ def test_a_registry_on_postgresql_comes_back_into_an_unused_database(
 def test_a_restore_that_failed_after_its_database_was_filled_goes_on(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settings_on(url: str, folder: Path) -> Settings:
-        settings = Settings(workspace=folder, mlflow_tracking_uri=url, _env_file=None)
-        apply_environment(settings)
-        return settings
-
     first, second = _database(postgres, "first"), _database(postgres, "second")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
     settings = settings_on(first, tmp_path / "ws")
@@ -471,41 +466,17 @@ def test_the_password_that_the_backup_holds_is_compared_before_anything_is_writt
     connection.close()
     dump = tmp_path / "mlflow.dump"
     databases.dump("mlflow", url, dump)
-    with _listening(200) as address:
+    with answering(200) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "noduleflow")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a new one")
         with pytest.raises(UsageError, match="mlflow-admin-password"):
             check_sign_in(address, dump)
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "the old one")
         check_sign_in(address, dump)
-    with _listening(401) as address, pytest.raises(UsageError, match=r"HTTP 401.*mlflow-admin-password"):
+    with answering(401) as address, pytest.raises(UsageError, match=r"HTTP 401.*mlflow-admin-password"):
         check_sign_in(address, None)
     with pytest.raises(WorkspaceError, match="does not answer"):
         check_sign_in(address, None)
-
-
-@contextmanager
-def _listening(status: int) -> Iterator[str]:
-    """A server that answers every question with one status."""
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_a_workspace_in_a_bucket_is_not_called_backed_up(tmp_path: Path) -> None:

@@ -6,14 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from answering_server import answering
 
 
 def noduleflow(*arguments: str, workspace: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -165,35 +162,6 @@ def test_servers_that_are_away_or_refuse_are_one_line(status: int, tmp_path: Pat
 def run(*arguments: str, workspace: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "flows", "--workspace", str(workspace), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
-
-
-@contextmanager
-def answering(status: int) -> Iterator[str]:
-    """A server that answers every question with one status, or, for 0, an address where none is."""
-
-    class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    address = f"http://127.0.0.1:{server.server_address[1]}"
-    if not status:
-        server.server_close()
-        yield address
-        return
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield address
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_a_folder_without_a_usable_image_gives_status_3_and_a_line_for_each(tmp_path: Path) -> None:

@@ -20,6 +20,18 @@ from pipeline.cohort.importers import import_npz
 from pipeline.scoring.label_check import judged_label_warnings
 
 
+def imported(folder, name):
+    """The card of the crops and the table of that name."""
+    return import_npz(
+        folder / f"{name}.npz",
+        name=name,
+        table=folder / f"{name}.csv",
+        datasets_root=folder / "datasets",
+        split=SplitParams(),
+        label=LabelParams(),
+    )
+
+
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
     """A folder of two datasets, the second with the second half of the first one's patients and as many new ones."""
@@ -37,16 +49,7 @@ def datasets(tmp_path_factory):
             "diameter_mm": 8.0,
         }
         pd.DataFrame(table).to_csv(folder / f"{name}.csv", index=False)
-        cards.append(
-            import_npz(
-                folder / f"{name}.npz",
-                name=name,
-                table=folder / f"{name}.csv",
-                datasets_root=folder / "datasets",
-                split=SplitParams(),
-                label=LabelParams(),
-            )
-        )
+        cards.append(imported(folder, name))
     return folder / "datasets", *cards
 
 
@@ -106,14 +109,7 @@ def pictures(tmp_path_factory):
         np.savez(folder / f"{name}.npz", image=np.repeat(plane[:, None], 3, axis=1))
         table = {"patient_id": [f"{patients}{n}" for n in range(40)], "n_readers": 1, "malignancy": [1, 5] * 20}
         pd.DataFrame({**table, "diameter_mm": 8.0}).to_csv(folder / f"{name}.csv", index=False)
-        cards[name] = import_npz(
-            folder / f"{name}.npz",
-            name=name,
-            table=folder / f"{name}.csv",
-            datasets_root=folder / "datasets",
-            split=SplitParams(),
-            label=LabelParams(),
-        )
+        cards[name] = imported(folder, name)
     return SimpleNamespace(datasets_root=folder / "datasets"), cards
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data_contracts.cohort_audit import CohortAudit, LabelAudit, SamePicture, same_pictures_text
 from data_contracts.errors import LeakError
@@ -13,9 +14,10 @@ from data_contracts.manifest import Split
 from flows.datasets.labelled import floats
 from flows.datasets.training_cohort import TrainingCohort
 from flows.progress import say
+from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.importers import NAMES_NO_PATIENTS
 from pipeline.cohort.near_duplicates import axial_planes, near_duplicates
-from pipeline.cohort.places import JITTER
+from pipeline.cohort.places import without_copies
 from pipeline.scoring.label_features import label_features
 from pipeline.scoring.label_noise import audit_labels
 
@@ -60,16 +62,11 @@ def warnings_of(folder: Path) -> tuple[str, ...]:
 
 def same_pictures(cohort: TrainingCohort) -> tuple[SamePicture, ...]:
     """Patches in two splits, or in two folds of a model of several members, that show the same under two patients."""
-    rows = cohort.index
-    if "place" in rows:  # a moved copy of a training nodule has its patient
-        rows = rows[rows["place"] != JITTER]
+    rows = without_copies(cohort.index)  # a moved copy of a training nodule has its patient
     parts = rows["split"].astype(str)
     if cohort.params.members > 1:
         parts = parts.where(parts == Split.TEST.value, rows["patient_key"])
-    keys, kind = list(rows["patch_id"]), cohort.reader.card.kind
-    # Cubes of a large dataset do not fit into memory at once; their planes do.
-    blocks = (cohort.reader.load(keys[start : start + _BLOCK]) for start in range(0, len(keys), _BLOCK))
-    planes = np.concatenate([axial_planes(block, kind) for block in blocks]) if keys else np.zeros((0, 1, 1, 1))
+    planes = planes_of(cohort.reader, rows)
     found = near_duplicates(planes, parts.to_numpy(dtype=object), rows["patient_key"].to_numpy(dtype=object))
     ids = [str(key) for key in rows["patch_id"]]
     return tuple(
@@ -77,11 +74,17 @@ def same_pictures(cohort: TrainingCohort) -> tuple[SamePicture, ...]:
     )
 
 
+def planes_of(reader: PatchReader, rows: pd.DataFrame) -> NDArray[np.generic]:
+    """Axial planes (n, P, H, W) of patches, for a comparison of pictures."""
+    keys, kind = list(rows["patch_id"]), reader.card.kind
+    # Cubes of a large dataset do not fit into memory at once; their planes do.
+    blocks = (reader.load(keys[start : start + _BLOCK]) for start in range(0, len(keys), _BLOCK))
+    return np.concatenate([axial_planes(block, kind) for block in blocks]) if keys else np.zeros((0, 1, 1, 1))
+
+
 def labels_of(cohort: TrainingCohort) -> LabelAudit:
     """The audit of every label of the dataset, those of validation and test among them."""
-    rows = cohort.index[cohort.index["label"].notna()]
-    if "place" in rows:
-        rows = rows[rows["place"] != JITTER]
+    rows = without_copies(cohort.index[cohort.index["label"].notna()])
     planes = axial_planes(cohort.reader.load(list(rows["patch_id"])), cohort.reader.card.kind)
     features = label_features(rows, planes) if len(rows) else np.zeros((0, 0))
     return audit_labels(

@@ -72,23 +72,16 @@ class Pull:
     def nothing_new(self) -> dict[str, Any] | None:
         """The record of a pull that finds every series known; None where there is something to do."""
         with WebClient(self.server) as client:
-            studies = self._studies(client)
+            studies = self.listing.studies(client, self.request.study_uids, self.request.since)
             looked: list[LookedAt] = []
             for study in studies:
-                n_known = self.listing.known_series(study)
-                if n_known is None:
-                    if self.listing.is_arriving(client, study):
-                        self.counts["studies_arriving"] += 1
-                        looked.append(LookedAt(study, is_stored=False))
-                        continue
-                    n_known = self._all_known(client, study)
-                    if n_known is None:
+                if (passed := self._passed_over(client, study)) is None:
+                    if (n_known := self._all_known(client, study)) is None:
                         self.counts.clear()
                         return None
                     self.listing.note_whole(study)
-                self.counts["series_known"] += n_known
-                self.counts["studies_without_series"] += not n_known
-                looked.append(LookedAt(study))
+                    passed = self._known(study, n_known)
+                looked.append(passed)
         self._end(looked)
         return self.record(len(studies))
 
@@ -119,7 +112,7 @@ class Pull:
                 looked.clear()
                 self._advance(done)
 
-            studies = self._studies(client)
+            studies = self.listing.studies(client, self.request.study_uids, self.request.since)
             with stage("pull", len(studies)) as progress:
                 for study in studies:
                     if self.request.limit and n_fetched >= self.request.limit:
@@ -146,13 +139,9 @@ class Pull:
             self._end(done)
         return self.record(len(studies))
 
-    def _studies(self, client: WebClient) -> list[FoundStudy]:
-        return self.listing.studies(client, self.request.study_uids, self.request.since)
-
     def _advance(self, looked: list[LookedAt]) -> None:
         """Move the mark as far as everything before it is stored."""
-        stored = list(takewhile(lambda one: one.is_stored, looked))
-        if stored:
+        if stored := list(takewhile(lambda one: one.is_stored, looked)):
             self.listing.advance(stored[-1].study)
 
     def _end(self, looked: list[LookedAt]) -> None:
@@ -168,21 +157,30 @@ class Pull:
         store: Callable[[], None],
     ) -> None:
         """Bring what is new of a study; it is locked until it is ingested."""
+        if (passed := self._passed_over(client, study)) is not None:
+            looked.append(passed)
+            return
+        key = self.pseudonymizer.uid_key(study.uid)
+        try:
+            locks.enter_context(self.workspace.lock(f"pull-{key}", 0))
+        except WorkspaceError:
+            store()  # another pull has it, and may wait for what we hold
+            locks.enter_context(self.workspace.lock(f"pull-{key}"))
+        looked.append(self._fetched(client, study, key))
+
+    def _passed_over(self, client: WebClient, study: FoundStudy) -> LookedAt | None:
+        """A study that is known as it is, or still arrives, counted; None for one whose series are to be asked for."""
         if (n_known := self.listing.known_series(study)) is not None:
-            self.counts["series_known"] += n_known
-            self.counts["studies_without_series"] += not n_known
-            looked.append(LookedAt(study))
-        elif self.listing.is_arriving(client, study):
+            return self._known(study, n_known)
+        if self.listing.is_arriving(client, study):
             self.counts["studies_arriving"] += 1
-            looked.append(LookedAt(study, is_stored=False))
-        else:
-            key = self.pseudonymizer.uid_key(study.uid)
-            try:
-                locks.enter_context(self.workspace.lock(f"pull-{key}", 0))
-            except WorkspaceError:
-                store()  # another pull has it, and may wait for what we hold
-                locks.enter_context(self.workspace.lock(f"pull-{key}"))
-            looked.append(self._fetched(client, study, key))
+            return LookedAt(study, is_stored=False)
+        return None
+
+    def _known(self, study: FoundStudy, n_series: int) -> LookedAt:
+        self.counts["series_known"] += n_series
+        self.counts["studies_without_series"] += not n_series
+        return LookedAt(study)
 
     def _fetched(self, client: WebClient, study: FoundStudy, key: str) -> LookedAt:
         """A study whose new series are on disk now."""

@@ -8,12 +8,10 @@ from data_contracts.errors import LeakError, UsageError
 from data_contracts.manifest import Split
 from data_contracts.params import TrainParams
 from flows.datasets.training_cohort import TrainingCohort
-from flows.registry import Registry
+from flows.registry import ALIASES, Registry
 from flows.registry.evidence import fitted_patients
 from flows.workspace import Workspace
 from models.checkpoint import CHECKPOINT_FILE
-
-_ALIASES = ("champion", "previous_champion", "challenger")
 
 
 def with_version_weights(
@@ -30,7 +28,7 @@ def with_version_weights(
     LeakError: it was fitted on patients that the run is judged on, or nobody knows any more on whom.
     """
     named = params.weights
-    if not ((named.isascii() and named.isdigit()) or named in _ALIASES) or Path(named).is_file():
+    if not ((named.isascii() and named.isdigit()) or named in ALIASES) or Path(named).is_file():
         return params, ""
     registry = Registry(workspace, model_name)
     number = registry.resolve(named)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_contracts.errors import RegistryError
 from flows.oncall.prefect_view import reading
 from flows.registry.direct import DirectClient
-from flows.registry.state import CHALLENGER, CHAMPION, PREVIOUS
+from flows.registry.state import ALIASES
 
 if TYPE_CHECKING:
     from flows.oncall.findings import Findings
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from flows.settings import Settings
     from flows.workspace import Workspace
 
-ALIASES = (CHAMPION, CHALLENGER, PREVIOUS)
 _TIMEOUT_S = 3.0
 
 

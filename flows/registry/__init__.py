@@ -9,7 +9,7 @@ signoffs    people's words                                                   reh
 faults      what is wrong                                                    mend       putting it back
 """
 
-from flows.registry.state import CHALLENGER, CHAMPION, PREVIOUS
+from flows.registry.state import ALIASES, CHALLENGER, CHAMPION, PREVIOUS
 from flows.registry.versions import Registry
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Registry"]
+__all__ = ["ALIASES", "CHALLENGER", "CHAMPION", "PREVIOUS", "Registry"]

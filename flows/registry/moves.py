@@ -123,13 +123,14 @@ def settle(registry: Registry, actor: str, check: Check) -> Seen:
     Returns what MLflow says then.
     """
     seen = registry.see()
-    last = _known(registry).last_move
-    state = seen.state
+    anchor = audit_end(registry.workspace)
+    known = anchor.of(registry.model_name)
+    last, state = known.last_move, seen.state
     if state is None:
-        state = _adopted(registry, seen, last)
+        state = _adopted(registry, seen, known)
         if state is None:
             return seen
-    _require_known_end(registry, state)
+    _require_known_end(registry, state, anchor.end.length)
     if state.phase == "intent":
         _end_intent(registry, actor, state, last, check)
     elif last is not None and last.action.endswith("_intent"):
@@ -139,9 +140,9 @@ def settle(registry: Registry, actor: str, check: Check) -> Seen:
     return registry.see()
 
 
-def _require_known_end(registry: Registry, state: RegistryState) -> None:
+def _require_known_end(registry: Registry, state: RegistryState, length: int) -> None:
     """Ending a move writes to audit and account, so it must not cover up that lines the account knows of are gone."""
-    known, length = known_end(state, registry.workspace), audit_end(registry.workspace).end.length
+    known = known_end(state, registry.workspace)
     if known is not None and length < known.length:
         raise RegistryError(
             f"the audit has {length} records, MLflow knows of {known.length}",
@@ -150,14 +151,10 @@ def _require_known_end(registry: Registry, state: RegistryState) -> None:
         )
 
 
-def _known(registry: Registry) -> KnownMoves:
-    return audit_end(registry.workspace).of(registry.model_name)
-
-
 def _is_open(registry: Registry, seen: Seen) -> bool:
     if seen.state is not None and seen.state.phase == "intent":
         return True
-    last = _known(registry).last_move
+    last = audit_end(registry.workspace).of(registry.model_name).last_move
     return last is not None and (last.action.endswith("_intent") or seen.state is None)
 
 
@@ -236,9 +233,10 @@ def _undo(registry: Registry, actor: str, intent: RegistryState, reason: str, ch
     write_state(registry.client, registry.workspace, registry.model_name, done)
 
 
-def _adopted(registry: Registry, seen: Seen, last: LastMove | None) -> RegistryState | None:
+def _adopted(registry: Registry, seen: Seen, known: KnownMoves) -> RegistryState | None:
     """The account that fits what programs without one left; None where there is nothing, or it does not fit."""
-    if last is None or _known(registry).state is not None:
+    last = known.last_move
+    if last is None or known.state is not None:
         return None
     champion, previous = seen.aliases.get(CHAMPION), seen.aliases.get(PREVIOUS)
     fits = {last.subject, last.before} if last.action.endswith("_intent") else {last.subject}

@@ -18,7 +18,7 @@ from flows.workspace import Workspace
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
+CHAMPION, CHALLENGER, PREVIOUS = ALIASES = "champion", "challenger", "previous_champion"
 STATE_TAG = "noduleflow.registry_state"
 _PURPOSE = "registry state"
 #: as many workspaces as one tag of 5000 characters holds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 FAILURES = "noduleflow-failures"
-_TROUBLE: Mapping[str, str] = {"Failed": "failed", "Crashed": "crashed"}
+_TROUBLE = ("Failed", "Crashed")
 
 
 def tell_of_failures(client: SyncPrefectClient, settings: Settings) -> list[str]:

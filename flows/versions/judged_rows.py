@@ -8,15 +8,14 @@ from numpy.typing import NDArray
 
 from data_contracts.manifest import Split
 from data_contracts.model_card import ModelCard
+from flows.datasets.cohort_audit import planes_of
 from flows.datasets.labelled import floats
 from flows.progress import say
 from flows.workspace import Workspace
 from pipeline.cohort.dataset import PatchReader
-from pipeline.cohort.near_duplicates import axial_planes, near_duplicates
-from pipeline.cohort.places import JITTER
+from pipeline.cohort.near_duplicates import near_duplicates
+from pipeline.cohort.places import without_copies
 from pipeline.scoring.label_check import judged_label_warnings
-
-_BLOCK = 256
 
 
 def doubts(
@@ -44,21 +43,12 @@ def known_pictures(workspace: Workspace, reader: PatchReader, rows: pd.DataFrame
     trained = PatchReader(folder)
     if (trained.card.kind, trained.card.patch_shape) != (reader.card.kind, reader.card.patch_shape):
         return 0
-    learned = trained.index[trained.index["split"] != Split.TEST.value]
-    if "place" in learned:
-        learned = learned[learned["place"] != JITTER]
+    learned = without_copies(trained.index[trained.index["split"] != Split.TEST.value])
     if learned.empty or rows.empty:
         return 0
-    planes = [_planes(trained, learned), _planes(reader, rows)]
+    planes = [planes_of(trained, learned), planes_of(reader, rows)]
     sides = np.repeat(["learned", "judged"], [len(learned), len(rows)])
     owners = np.concatenate([learned["patient_key"].to_numpy(dtype=object), rows["patient_key"].to_numpy(dtype=object)])
     pairs = near_duplicates(np.concatenate(planes), sides, owners)
     judged = {index for pair in pairs for index in (pair.first, pair.second) if index >= len(learned)}
     return len(judged)
-
-
-def _planes(reader: PatchReader, rows: pd.DataFrame) -> NDArray[np.generic]:
-    keys, kind = list(rows["patch_id"]), reader.card.kind
-    # Cubes of a large dataset do not fit into memory at once; their planes do.
-    blocks = (reader.load(keys[start : start + _BLOCK]) for start in range(0, len(keys), _BLOCK))
-    return np.concatenate([axial_planes(block, kind) for block in blocks])

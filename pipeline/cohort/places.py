@@ -22,6 +22,11 @@ NODULE, JITTER, LUNG, VESSEL = "nodule", "jitter", "lung", "vessel"
 _CENTER = ["x_mm", "y_mm", "z_mm"]
 
 
+def without_copies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of an index without moved copies of nodules, which show what their nodule shows."""
+    return rows[rows["place"] != JITTER] if "place" in rows else rows
+
+
 def series_places(
     volume: CTVolume,
     nodules: pd.DataFrame,
