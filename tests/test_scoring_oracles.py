@@ -1,17 +1,28 @@
-"""Figures beside those of other libraries on one small table; their numbers were computed once and stand here."""
+"""Figures beside those of other libraries on one small table.
+
+MONAI is a dependency and is asked; the numbers of the others were computed once and stand here.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from monai.metrics import (
+    CalibrationErrorMetric,
+    compute_average_precision,
+    compute_confusion_matrix_metric,
+    compute_roc_auc,
+    get_confusion_matrix,
+)
 
 from data_contracts.params import EvaluateParams
 from pipeline.scoring.calibration_figures import recalibration_figures
 from pipeline.scoring.conformal import conformal_calls, fit_conformal
 from pipeline.scoring.decision_curve import net_benefit
 from pipeline.scoring.delong import auc_figure
-from pipeline.scoring.figures import expected_calibration_error
+from pipeline.scoring.figures import expected_calibration_error, score_figures
 from pipeline.scoring.subgroups import subgroup_figures
 
 _ROW = np.arange(120)
@@ -81,3 +92,26 @@ def test_prediction_sets_hold_as_many_nodules_as_those_of_mapie():
     calls = conformal_calls(quantiles, SCORES)
     both = int(((quantiles.benign >= SCORES) & (quantiles.malignant >= 1 - SCORES)).sum())
     assert (calls == "benign").sum() == 83 - both
+
+
+def test_auc_average_precision_calls_and_calibration_error_are_those_of_monai():
+    rows = pd.DataFrame(
+        {
+            "label": LABELS,
+            "score": SCORES,
+            "diameter_mm": 8.0 + _ROW % 5,
+            "patient_key": PATIENTS,
+            "site": "a",
+        }
+    )
+    found = score_figures(rows, "score", "all", EvaluateParams(), 0.5)
+    scores, labels = torch.from_numpy(SCORES), torch.from_numpy(LABELS)
+    assert found.auc.value == pytest.approx(compute_roc_auc(scores, labels), abs=1e-9)
+    assert found.average_precision.value == pytest.approx(compute_average_precision(scores, labels), abs=1e-9)
+    calls = get_confusion_matrix((scores >= 0.5).long()[:, None, None], labels[:, None, None]).sum(dim=0)
+    for name in ("sensitivity", "specificity"):
+        expected = compute_confusion_matrix_metric(name, calls)
+        assert getattr(found, name).value == pytest.approx(float(expected), abs=1e-7)  # float32
+    metric = CalibrationErrorMetric(num_bins=10, calibration_reduction="expected")
+    metric(scores[None, None], labels[None, None])
+    assert expected_calibration_error(LABELS, SCORES, bins=10) == pytest.approx(float(metric.aggregate()), abs=1e-6)

@@ -10,7 +10,6 @@ from data_contracts.manifest import Split
 from data_contracts.model_card import ModelCard
 from flows.datasets.cohort_audit import planes_of
 from flows.datasets.labelled import floats
-from flows.progress import say
 from flows.workspace import Workspace
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.near_duplicates import near_duplicates
@@ -21,15 +20,13 @@ from pipeline.scoring.label_check import judged_label_warnings
 def doubts(
     workspace: Workspace, reader: PatchReader, rows: pd.DataFrame, card: ModelCard, logits: NDArray[np.float64]
 ) -> tuple[str, ...]:
-    """Warnings for the report of an evaluation; each is said, too. logits: (n,) of the rows."""
+    """Warnings for the report of an evaluation. logits: (n,) of the rows."""
     found = list(judged_label_warnings(floats(rows["label"]), floats(rows["diameter_mm"]), logits))
     if n_known := known_pictures(workspace, reader, rows, card):
         found.append(
             f"{n_known} patches show the picture of a patch that the version learned from, under another patient: "
             "they are not unseen, and the figures are too good."
         )
-    for warning in found:
-        say(f"warning: {warning}")
     return tuple(found)
 
 
