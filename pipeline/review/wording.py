@@ -255,6 +255,12 @@ def reader_heading(finding: Finding) -> str:
     return "1 reader" if finding.n_readers == 1 else f"{finding.n_readers} readers"
 
 
+def marked_by(finding: Finding) -> str:
+    """Whose mark it is, and how many readers set one."""
+    who = "the search for nodules" if finding.source == "candidate" else short_text(finding.source)
+    return f"Marked by: {who}" + (f", {reader_heading(finding)}" if finding.n_readers else "")
+
+
 def note_sentences(finding: Finding) -> list[str]:
     """What a reader must know of this finding's figures."""
     notes = [f"Size: {finding.measurement.method}."]

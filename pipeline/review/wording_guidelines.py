@@ -113,7 +113,7 @@ def prior_rows(finding: Finding) -> list[tuple[str, str]]:
     """Comparison with the study before, as rows; of a finding without counterpart what that says."""
     prior = finding.prior
     if prior is None:
-        return [("Counterpart", finding.without_prior)] if finding.without_prior else []
+        return [("Counterpart", finding.without_prior or "none in the study before")]
     size = f"{prior.mean_diameter_mm:.1f} mm"
     if prior.volume_mm3 is not None:
         size += f", {prior.volume_mm3:.0f} mm³"
