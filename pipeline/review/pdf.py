@@ -131,7 +131,7 @@ def _technique(review: StudyReview) -> list[Flowable]:
         left.append(text("IMAGE QUALITY", SECTION))
         sentences = wording.quality_sentences(series) or ["The checks found nothing to report."]
         left += [text(sentence) for sentence in sentences]
-    told = wording.context_rows(review)
+    told = wording_guidelines.context_rows(review)
     if told:
         left += [text("WHAT THE GUIDELINES WERE TOLD OF THE PATIENT", SECTION), rows(told, _HALF)]
     right: list[Flowable] = [text("MODEL", SECTION), rows(wording.model_rows(review), _HALF)]
