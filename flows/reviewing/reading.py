@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data_contracts.nodules import RATINGS
 from data_contracts.params import LabelParams, ReviewParams
@@ -27,7 +28,7 @@ from flows.workspace import Workspace
 from models.predict import logits_and_represented
 from pipeline.cohort.consensus import nodules_by_consensus
 from pipeline.cohort.settled import is_answer, settled_candidates
-from pipeline.imaging.lungs import LungSegmenter, segment_lungs
+from pipeline.imaging.lungs import LungMask, LungSegmenter, segment_lungs
 from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.patches import extract_patch
 from pipeline.review.key_images import close_up_mm
@@ -35,6 +36,9 @@ from pipeline.review.measure import measured
 from pipeline.review.registration import Scan
 from pipeline.review.stack import stack_name
 from pipeline.scoring.fusion import apply_calibration
+
+#: so far from the mask, beside its own radius, a mark may still be of a nodule at the pleura or the hilum
+_OFF_LUNG_MM = 10.0
 
 
 @dataclass
@@ -102,6 +106,19 @@ def scan_of(workspace: Workspace, record: SeriesRecord, segmenter: LungSegmenter
     return Scan(volume, segment_lungs(volume, segmenter))
 
 
+def off_lung(lungs: LungMask, center_lps_mm: NDArray[np.float64], diameter_mm: float) -> str:
+    """What a report says of a mark beside the lungs; "" of one that lies in them or may touch them."""
+    if not lungs.is_plausible:
+        return ""
+    distance_mm = lungs.distance_mm(center_lps_mm)
+    if distance_mm <= diameter_mm / 2 + _OFF_LUNG_MM:
+        return ""
+    return (
+        f"Its place lies {distance_mm:.0f} mm outside of the lungs that the program found; the model was judged on "
+        "nodules of the lungs alone."
+    )
+
+
 def _read_series(
     reading: StudyReading,
     scan: Scan,
@@ -141,6 +158,7 @@ def _read_series(
         k, j, i = (float(value) for value in volume.to_kji(centers[number]))
         x, y, z = (float(value) for value in centers[number])
         measurement, outline = sizes[number]
+        off = off_lung(lungs, centers[number], float(diameters[number]))
         reading.drawn.add(finding_id, outline, close_up_mm(float(diameters[number]), params))
         reading.findings.append(
             Finding(
@@ -153,7 +171,7 @@ def _read_series(
                 series_number=record.series_number,
                 instance_number=_instance_number(record, k),
                 detection_score=_known(row.get("detection_score", np.nan)),
-                side=(lungs.side_of(centers[number]) or "") if lungs.is_plausible else "",
+                side="" if off or not lungs.is_plausible else lungs.side_of(centers[number]) or "",
                 measurement=measurement,
                 probability=_known(scores["score"][number]),
                 probability_interval=version.interval.at(float(scores["score"][number])),
@@ -167,6 +185,7 @@ def _read_series(
                 explanation=version.maps.sentence,
                 source=str(row["source"]),
                 padded=bool(cut[number][1]),
+                note=off,
                 stack=stack_name(finding_id) if slices is not None else "",
                 key_images=tuple(named),
             )
