@@ -15,6 +15,19 @@ LOG_DIAMETER = "log_diameter"
 DIAMETER_RANGE_MM = (3.0, 50.0)
 CONCEPTS_FILE = "concepts.parquet"
 
+#: what the lowest and the highest rating of LIDC mean: without it "calcification 6 of 6", which is none, reads as much
+SCALE_ENDS = {
+    "subtlety": ("extremely subtle", "obvious"),
+    "internal_structure": ("soft tissue", "air"),
+    "calcification": ("popcorn", "absent"),
+    "sphericity": ("linear", "round"),
+    "margin": ("poorly defined", "sharp"),
+    "lobulation": ("none", "marked"),
+    "spiculation": ("none", "marked"),
+    "texture": ("ground glass", "solid"),
+    "malignancy": ("highly unlikely", "highly suspicious"),
+}
+
 #: Predictions, not ratings. `predicted` is in the concept's own unit: 1 to the top of its scale, or mm; `readers` is
 #: the mean of the readers' ratings, or the diameter of the mark, where it is known.
 CONCEPT_TABLE = TableContract(
@@ -43,10 +56,11 @@ def in_own_unit(concept: str, values: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def concept_words(concept: str, value: float) -> str:
-    """A predicted value as a reader reads it: "3.2 of 5 (readers' scale)", or "8.1 mm"."""
+    """A value as a reader reads it: "3.2 of 5 (1 none, 5 marked)", or "8.1 mm"."""
     if concept == LOG_DIAMETER:
         return f"{value:.1f} mm"
-    return f"{value:.1f} of {RATINGS[concept]} (readers' scale)"
+    top, (lowest, highest) = RATINGS[concept], SCALE_ENDS[concept]
+    return f"{value:.1f} of {top} (1 {lowest}, {top} {highest})"
 
 
 def concept_title(concept: str) -> str:

@@ -61,6 +61,21 @@ def take_up(paths: WorkspacePaths, secret: bytes) -> None:
     _write(paths.secret_check_file, fingerprint(secret))
 
 
+def refuse_other_secret(paths: WorkspacePaths, given: str | None) -> None:
+    """Ask, before anything is done, whether the secret is the one that named the studies that are there; reads only.
+
+    given: what is set; the workspace's own file counts where nothing is. Where neither is there, nothing is refused:
+    what can do without says what is missing.
+
+    Raises
+    ------
+    UsageError: the studies were named with another secret.
+    """
+    secret = given.encode() if given else own_secret(paths)
+    if secret is not None and (fault := key_fault(paths, secret)):
+        raise fault
+
+
 def own_secret(paths: WorkspacePaths, *, make: bool = False) -> bytes | None:
     """The secret of the workspace's own file; None where there is none and none is made."""
     file = paths.secret_file

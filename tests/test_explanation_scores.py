@@ -9,8 +9,9 @@ from scipy.signal import convolve2d
 from scipy.stats import spearmanr
 from sklearn.metrics import cohen_kappa_score
 
-from data_contracts.concepts import LOG_DIAMETER, concept_words, in_own_unit
+from data_contracts.concepts import LOG_DIAMETER, SCALE_ENDS, concept_words, in_own_unit
 from data_contracts.explanation import ExplanationReport, SanityTest
+from data_contracts.nodules import RATINGS
 from data_contracts.params import EvaluateParams
 from pipeline.scoring.concepts import concept_figures, weighted_kappa, weighted_spearman
 from pipeline.scoring.explanation import (
@@ -227,5 +228,7 @@ def test_outputs_become_ratings_and_millimetres():
     assert in_own_unit("spiculation", np.array([0, 0.55, 1])).tolist() == pytest.approx([1, 3.2, 5])
     assert in_own_unit("calcification", np.array([1.0]))[0] == 6
     assert in_own_unit(LOG_DIAMETER, np.array([0, 0.5, 1])).tolist() == pytest.approx([3, np.sqrt(150), 50])
-    assert concept_words("spiculation", 3.21) == "3.2 of 5 (readers' scale)"
+    assert concept_words("spiculation", 3.21) == "3.2 of 5 (1 none, 5 marked)"
+    assert concept_words("calcification", 6.0) == "6.0 of 6 (1 popcorn, 6 absent)"
+    assert set(SCALE_ENDS) == set(RATINGS)
     assert concept_words(LOG_DIAMETER, 8.14) == "8.1 mm"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,13 @@ from dicom_factory import slices_of, truth_of, write_series
 
 from data_contracts.errors import UsageError
 from data_contracts.params import IngestParams
+from flows.cli import main
 from flows.engine import engine
 from flows.intake.ingest import ingest_flow
 from flows.intake.sources import PrivatePaths
+from flows.reviewing.feedback import take_in
+from flows.reviewing.review import review_flow
+from flows.reviewing.serving_page import serve_pages
 from flows.settings import Settings
 from flows.workspace import Workspace
 
@@ -106,3 +110,51 @@ def test_a_backup_carries_the_fingerprint(filled: Workspace, tmp_path: Path) -> 
     back_up(filled, Settings(workspace=filled.root, _env_file=None), tmp_path / "backup")
     copied = tmp_path / "backup" / "workspace" / filled.secret_check_file.name
     assert copied.read_bytes() == filled.secret_check_file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ingest SOURCE",
+        "review SOURCE",
+        "review KEY",
+        "review --dicomweb http://127.0.0.1:9 --study 1.2",
+        "review --serve",
+        "feedback ANSWERS",
+    ],
+)
+def test_another_secret_is_refused_in_one_line_before_anything_is_done(
+    filled: Workspace, source: Path, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (study_key,) = {record.study_key for record in filled.series_records()}
+    named = {"SOURCE": str(source), "KEY": study_key, "ANSWERS": str(source.parent / "answers.json")}
+    monkeypatch.setenv("NODULEFLOW_SECRET", "another")
+    before = content_of(filled)
+    with pytest.raises(SystemExit) as ended:
+        main(["--workspace", str(filled.root), *(named.get(word, word) for word in words.split())])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2 and out == ""
+    line = "noduleflow: the studies of this workspace were named with another secret"
+    assert [said.startswith(line) for said in err.splitlines()] == [True], err
+    assert content_of(filled) == before
+
+
+@pytest.mark.parametrize("flow", ["review", "feedback", "serve"])
+def test_flows_refuse_another_secret_themselves(filled: Workspace, flow: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (study_key,) = {record.study_key for record in filled.series_records()}
+    monkeypatch.setenv("NODULEFLOW_SECRET", "another")
+    calls: dict[str, Callable[[], object]] = {
+        "review": lambda: review_flow(str(filled.root), [study_key], "noduleflow"),
+        "feedback": lambda: take_in(filled, [filled.root / "none.json"]),
+        "serve": lambda: serve_pages(filled, Settings(), [], host="127.0.0.1", port=0, is_blind=False),
+    }
+    with pytest.raises(UsageError, match="named with another secret"):
+        calls[flow]()
+    assert not filled.reviews_root.exists()
+
+
+def content_of(workspace: Workspace) -> dict[str, bytes]:
+    """Every file of the workspace but locks and what the server keeps."""
+    files = (path for path in sorted(workspace.root.rglob("*")) if path.is_file())
+    named = {str(path.relative_to(workspace.root)): path for path in files}
+    return {name: path.read_bytes() for name, path in named.items() if not name.startswith((".", "prefect/"))}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli import app, session
 from flows.commands.data import SetOption
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+    from flows.workspace import Workspace
 
 
 @app.command()
@@ -53,7 +57,7 @@ def review(
 
     params = ReviewParams.from_mapping(assignments(settings_), where="--set")
     _check_source(sources or [], dicomweb, study or [])
-    session.open()[1].require()
+    _opened()
     is_pushed = bool(push or dicom)
     if is_pushed:
         checked_target("review", "--push", push, dicom, called, calling)
@@ -83,6 +87,16 @@ def review(
     session.emit(record, "\n".join([*lines, *_pushed(record.get("push"))]))
     if is_pushed and record["push"]["failed"]:
         raise typer.Exit(1)
+
+
+def _opened() -> tuple[Settings, Workspace]:
+    """Settings and workspace, which is there and has the secret that its studies were named with; else UsageError."""
+    from flows.settings import configured_secret
+    from flows.workspace_key import refuse_other_secret
+
+    settings, workspace = session.open()
+    refuse_other_secret(workspace.require(), configured_secret())
+    return settings, workspace
 
 
 def _check_source(sources: list[str], dicomweb: str, studies: list[str]) -> None:
@@ -116,7 +130,6 @@ def _serve(study_keys: list[str], host: str, port: int, is_blind: bool, others: 
 
     if others:
         raise UsageError(f"--serve shows reports that are there; {others[0]} makes no sense with it")
-    settings, workspace = session.open()
-    workspace.require()
+    settings, workspace = _opened()
     record = serve_pages(workspace, settings, study_keys, host=host, port=port, is_blind=is_blind)
     session.emit(record, f"{record['stored']} files of answers stored")

@@ -8,7 +8,7 @@ from typing import Any
 
 from data_contracts.errors import AnnotationError, NoduleflowError, NothingUsableError
 from data_contracts.feedback import ReaderFeedback
-from flows.reviewing.answers import Kept, answers_of, feedback_params, keep_answers, second_reads
+from flows.reviewing.answers import Kept, answers_of, feedback_params, keep_answers, keyed, second_reads
 from flows.reviewing.feedback_reports import is_dicom, read_report
 from flows.reviewing.reader_labels import refresh_labels
 from flows.workspace import Workspace
@@ -43,7 +43,9 @@ def take_in(workspace: Workspace, files: Sequence[Path]) -> dict[str, Any]:
     Raises
     ------
     NoduleflowError: of a single file, why it is refused. NothingUsableError: none of several could be taken.
+    UsageError: the studies of the workspace were named with another secret, or their key is gone.
     """
+    keyed(workspace)  # refuses another secret while nothing is kept yet: the labels need it
     kept: list[Kept] = []
     refused: list[dict[str, str]] = []
     for file in files:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data_contracts.nodules import RATINGS
 from data_contracts.params import LabelParams, ReviewParams
 from data_contracts.records import digest_of
-from data_contracts.review import Finding
+from data_contracts.review import Finding, Measurement
 from data_contracts.series import SeriesRecord
+from data_contracts.volume import CTVolume
 from flows.intake.series_choice import remembered_preference, to_be_read
 from flows.remote.opening import fetched
 from flows.reviewing.at_once import for_each
@@ -27,14 +29,18 @@ from flows.workspace import Workspace
 from models.predict import logits_and_represented
 from pipeline.cohort.consensus import nodules_by_consensus
 from pipeline.cohort.settled import is_answer, settled_candidates
-from pipeline.imaging.lungs import LungSegmenter, segment_lungs
+from pipeline.imaging.lungs import LungMask, LungSegmenter, segment_lungs
 from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.patches import extract_patch
 from pipeline.review.key_images import close_up_mm
-from pipeline.review.measure import measured
+from pipeline.review.measure import Outline, measured
 from pipeline.review.registration import Scan
+from pipeline.review.same_nodule import repeats
 from pipeline.review.stack import stack_name
 from pipeline.scoring.fusion import apply_calibration
+
+#: so far from the mask, beside its own radius, a mark may still be of a nodule at the pleura or the hilum
+_OFF_LUNG_MM = 10.0
 
 
 @dataclass
@@ -102,6 +108,41 @@ def scan_of(workspace: Workspace, record: SeriesRecord, segmenter: LungSegmenter
     return Scan(volume, segment_lungs(volume, segmenter))
 
 
+def _centers(rows: pd.DataFrame) -> NDArray[np.float64]:
+    return rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
+
+
+def _sized(
+    reading: StudyReading, volume: CTVolume, rows: pd.DataFrame
+) -> tuple[pd.DataFrame, list[tuple[Measurement, Outline | None]]]:
+    """The rows with their measurements; of places that a search found in one nodule the best alone, and that is said.
+
+    What a reader answered stays, wherever it lies.
+    """
+    centers, diameters = _centers(rows), rows["diameter_mm"].to_numpy(dtype=np.float64)
+    sizes = for_each(len(rows), lambda number: measured(volume, centers[number], float(diameters[number])))
+    if reading.search is None:
+        return rows, sizes
+    again = np.array(repeats([outline for _, outline in sizes], centers)) & (rows["n_readers"] == 0).to_numpy()
+    if again.any():
+        words = f"{again.sum()} more {'lies' if again.sum() == 1 else 'lie'} in a nodule that is shown already."
+        reading.search = replace(reading.search, origin=f"{reading.search.origin} Of the places {words}")
+    return rows[~again].reset_index(drop=True), [size for size, left in zip(sizes, ~again, strict=True) if left]
+
+
+def off_lung(lungs: LungMask, center_lps_mm: NDArray[np.float64], diameter_mm: float) -> str:
+    """What a report says of a mark beside the lungs; "" of one that lies in them or may touch them."""
+    if not lungs.is_plausible:
+        return ""
+    distance_mm = lungs.distance_mm(center_lps_mm)
+    if distance_mm <= diameter_mm / 2 + _OFF_LUNG_MM:
+        return ""
+    return (
+        f"Its place lies {distance_mm:.0f} mm outside of the lungs that the program found; the model was judged on "
+        "nodules of the lungs alone."
+    )
+
+
 def _read_series(
     reading: StudyReading,
     scan: Scan,
@@ -113,7 +154,8 @@ def _read_series(
     """Add to `reading` a finding for each of `rows` (nodule_id, x_mm, y_mm, z_mm, diameter_mm, source, n_readers)."""
     volume, lungs = scan.volume, scan.lungs
     card, predictor = version.card, version.predictor
-    centers = rows[["x_mm", "y_mm", "z_mm"]].to_numpy(dtype=np.float64)
+    rows, sizes = _sized(reading, volume, rows)
+    centers = _centers(rows)
     cut = [extract_patch(volume, center, version.patch_params) for center in centers]
     diameters = rows["diameter_mm"].to_numpy(dtype=np.float64)
     patches = np.stack([patch for patch, _ in cut])
@@ -130,7 +172,6 @@ def _read_series(
     reading.unfamiliar += version.familiarity.of_acquisition(acquisition_of(record))
     calls = version.calls(scores["score"])
     pictured = pictures_of(volume, centers, diameters, scores["score"], params)
-    sizes = for_each(len(rows), lambda number: measured(volume, centers[number], float(diameters[number])))
     for number, row in enumerate(rows.to_dict("records")):
         finding_id = digest_of([record.series_key, row["nodule_id"]], length=8)
         pictures = {**pictured[number].images, **looked[number]}
@@ -141,6 +182,7 @@ def _read_series(
         k, j, i = (float(value) for value in volume.to_kji(centers[number]))
         x, y, z = (float(value) for value in centers[number])
         measurement, outline = sizes[number]
+        off = off_lung(lungs, centers[number], float(diameters[number]))
         reading.drawn.add(finding_id, outline, close_up_mm(float(diameters[number]), params))
         reading.findings.append(
             Finding(
@@ -153,7 +195,7 @@ def _read_series(
                 series_number=record.series_number,
                 instance_number=_instance_number(record, k),
                 detection_score=_known(row.get("detection_score", np.nan)),
-                side=(lungs.side_of(centers[number]) or "") if lungs.is_plausible else "",
+                side="" if off or not lungs.is_plausible else lungs.side_of(centers[number]) or "",
                 measurement=measurement,
                 probability=_known(scores["score"][number]),
                 probability_interval=version.interval.at(float(scores["score"][number])),
@@ -167,6 +209,7 @@ def _read_series(
                 explanation=version.maps.sentence,
                 source=str(row["source"]),
                 padded=bool(cut[number][1]),
+                note=off,
                 stack=stack_name(finding_id) if slices is not None else "",
                 key_images=tuple(named),
             )

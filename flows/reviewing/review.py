@@ -29,7 +29,9 @@ from flows.running.batches import batches
 from flows.running.elsewhere import Terms, one_at_a_time, terms_of
 from flows.running.opaque import Heard, Opaque
 from flows.running.runners import ConfiguredRunner, completed
+from flows.settings import configured_secret
 from flows.workspace import Workspace
+from flows.workspace_key import refuse_other_secret
 from pipeline.review.assessment import assess, unused_facts
 from pipeline.review.cutting import short_text
 from pipeline.review.html import render_study
@@ -165,8 +167,14 @@ def review_flow(
     params: ReviewParams = _DEFAULTS,
     drift: DriftParams = _DRIFT,
 ) -> dict[str, Any]:
-    """Reports of some studies, one task a batch of studies; then the drift of the studies reviewed last."""
+    """Reports of some studies, one task a batch of studies; then the drift of the studies reviewed last.
+
+    Raises
+    ------
+    UsageError: the studies of the workspace were named with another secret; then nothing is done.
+    """
     workspace = Workspace(Path(workspace_root))
+    refuse_other_secret(workspace, configured_secret())
     reports: dict[str, dict[str, Any]] = {}
     with terms_of(workspace) as terms, stage("review", len(study_keys)) as progress:
 

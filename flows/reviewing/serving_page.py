@@ -20,8 +20,9 @@ from data_contracts.errors import NoduleflowError, UsageError
 from flows.keeping.binding import is_loopback
 from flows.progress import say
 from flows.reviewing.reader_labels import refresh_labels
-from flows.settings import Settings
+from flows.settings import Settings, configured_secret
 from flows.workspace import Workspace
+from flows.workspace_key import refuse_other_secret
 
 if TYPE_CHECKING:
     from flows.reviewing.page_guard import Access
@@ -48,7 +49,8 @@ def serve_pages(
 
     Raises
     ------
-    UsageError: a study without a report, a binding beyond loopback without authentication, or a port that is taken.
+    UsageError: a study without a report, a binding beyond loopback without authentication, a port that is taken, or
+    another secret than the studies were named with: answers could not become labels.
     """
     import uvicorn
 
@@ -57,6 +59,7 @@ def serve_pages(
     from flows.reviewing.page_timeouts import timed_protocol
     from flows.reviewing.pages import Pages
 
+    refuse_other_secret(workspace, configured_secret())
     pages = Pages(workspace, study_keys, is_blind=is_blind)
     unknown = [key for key in study_keys if key not in pages.study_keys()]
     if unknown:

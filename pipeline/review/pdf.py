@@ -11,7 +11,6 @@ from reportlab.platypus import Flowable, PageBreak, Paragraph, SimpleDocTemplate
 
 from data_contracts.review import Finding, StudyReview
 from pipeline.review import wording, wording_guidelines
-from pipeline.review.cutting import short_text
 from pipeline.review.key_images import VIEWS, view_of
 from pipeline.review.pdf_parts import (
     BODY,
@@ -38,18 +37,16 @@ from pipeline.review.pdf_parts import (
     meter,
     picture,
     rows,
-    small_picture,
     text,
 )
+from pipeline.review.pdf_strips import nodule_key, nodule_strip
 
-#: Of how many findings, the most suspicious first, the PDF has a whole page; others share one, four to a page.
+#: Of how many findings, the most suspicious first, the PDF has a whole page; the others share pages.
 FULL_PAGES = 20
 
 #: reportlab insets every frame by this much.
 _FRAME_PADDING = 6
 _HALF = WIDTH / 2 - 8
-#: what the pictures of a strip leave for its figures
-_STRIP_FACTS = 58 * mm
 
 
 def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:
@@ -68,9 +65,10 @@ def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:
     for number, finding in enumerate(findings[:FULL_PAGES], start=1):
         story += [PageBreak(), *_nodule_page(review, finding, number, len(findings), images)]
     for number, finding in enumerate(findings[FULL_PAGES:], start=FULL_PAGES + 1):
-        if (number - FULL_PAGES) % 4 == 1:
+        if number == FULL_PAGES + 1:
             story.append(PageBreak())
-        story += _nodule_strip(review, finding, number, len(findings), images)
+        head = _head(finding, number, len(findings), has_key=False)
+        story += nodule_strip(review, finding, head, _pictures(finding, images))
     story += [PageBreak() if findings else Spacer(1, 10), *_technique(review)]
     buffer = io.BytesIO()
     document = SimpleDocTemplate(
@@ -106,7 +104,11 @@ def _summary(review: StudyReview, findings: list[Finding]) -> list[Flowable]:
         story.append(_finding_table(review, findings))
     if len(findings) > FULL_PAGES:
         story.append(
-            text(f"The {FULL_PAGES} most suspicious findings have a page each; the others share pages.", SMALL)
+            text(
+                f"The {FULL_PAGES} most suspicious findings have a page each; the others share pages, with "
+                "their pictures in the lung window alone.",
+                SMALL,
+            )
         )
     numbers = {finding.finding_id: number for number, finding in enumerate(findings, start=1)}
     lines = wording_guidelines.study_guideline_lines(review, numbers)
@@ -129,7 +131,7 @@ def _technique(review: StudyReview) -> list[Flowable]:
         left.append(text("IMAGE QUALITY", SECTION))
         sentences = wording.quality_sentences(series) or ["The checks found nothing to report."]
         left += [text(sentence) for sentence in sentences]
-    told = wording.context_rows(review)
+    told = wording_guidelines.context_rows(review)
     if told:
         left += [text("WHAT THE GUIDELINES WERE TOLD OF THE PATIENT", SECTION), rows(told, _HALF)]
     right: list[Flowable] = [text("MODEL", SECTION), rows(wording.model_rows(review), _HALF)]
@@ -188,12 +190,12 @@ def _pictures(finding: Finding, images: dict[str, bytes]) -> list[tuple[str, byt
     return [(view, named[view]) for view in VIEWS if view in named]
 
 
-def _head(finding: Finding, number: int, n_findings: int) -> list[Flowable]:
+def _head(finding: Finding, number: int, n_findings: int, *, has_key: bool = True) -> list[Flowable]:
     kind = f" {wording.type_words(finding)}" if finding.measurement.nodule_type else ""
     size = f"Nodule {number} of {n_findings}, {wording.millimetres(finding.measurement.mean_diameter_mm)}{kind}"
     place = ", ".join(part for part in (wording.place_words(finding), f"slice {finding.slice_number}") if part)
     head = Paragraph(f'<a name="nodule-{number}"/>{markup(f"{size}, {place}")}', HEADING)
-    story: list[Flowable] = [head, text(f"Nodule key {finding.nodule_id}", SMALL), Spacer(1, 4)]
+    story: list[Flowable] = [head, text(nodule_key(finding), SMALL), Spacer(1, 4)] if has_key else [head]
     if finding.unfamiliar:
         story += [banner(wording.Banner("warning", wording.UNFAMILIAR, finding.unfamiliar)), Spacer(1, 4)]
     return story
@@ -214,8 +216,7 @@ def _nodule_page(
     right: list[Flowable] = []
     if review.prior_study_key:
         left.append(text("SINCE THE STUDY BEFORE", SECTION))
-        prior = wording_guidelines.prior_rows(finding)
-        left.append(rows(prior, _HALF) if prior else text("No counterpart in the study before."))
+        left.append(rows(wording_guidelines.prior_rows(finding), _HALF))
     left += [text("WHERE THE NETWORK LOOKED", SECTION), text(wording.explanation_sentence(finding))]
     lines = wording_guidelines.nodule_guideline_lines(review, finding)
     if lines:
@@ -228,31 +229,9 @@ def _nodule_page(
         ratings = "; ".join(f"{name} {value}" for name, value in wording.reader_rows(finding))
         left.append(text(ratings))
     right.append(text("NOTES", SECTION))
-    right += [
-        text(note, DENSE) for note in (*wording.note_sentences(finding), f"Marked by: {short_text(finding.source)}")
-    ]
+    right += [text(note, DENSE) for note in (*wording.note_sentences(finding), wording.marked_by(finding))]
     head = _head(finding, number, n_findings)
     return [*head, grid, Spacer(1, 2), columns(left, right), Spacer(1, 8), _answer_line()]
-
-
-def _nodule_strip(
-    review: StudyReview, finding: Finding, number: int, n_findings: int, images: dict[str, bytes]
-) -> list[Flowable]:
-    """A less suspicious finding of many, in a quarter of a page."""
-    shown = [
-        (view, content) for view, content in _pictures(finding, images) if VIEWS[view].caption.endswith("lung window")
-    ]
-    side = min(38 * mm, (WIDTH - _STRIP_FACTS) / max(len(shown), 1) - 6)
-    cells: list[list[Flowable]] = [small_picture(VIEWS[view].caption, content, side) for view, content in shown]
-    facts = [("Malignant", wording.percent(finding.probability)), *wording.measurement_rows(finding, review)]
-    facts = [row for row in facts if row[0] in ("Malignant", "Mean diameter", "Volume", "Type", "Slice")]
-    lung_rads = wording_guidelines.lung_rads_words(review, finding)
-    facts += [("Lung-RADS", lung_rads)] if lung_rads else []
-    width = WIDTH - len(shown) * (side + 6)
-    cells.append([rows(facts, width, label_mm=22)])
-    strip = Table([cells], colWidths=[side + 6] * len(shown) + [width])
-    strip.setStyle(PLAIN)
-    return [*_head(finding, number, n_findings), strip, Spacer(1, 6)]
 
 
 def _guidelines(lines: list[wording_guidelines.GuidelineLine]) -> list[Flowable]:

@@ -88,9 +88,10 @@ def _wide_font() -> str:
     return "DejaVuSans"
 
 
-def rows(items: wording.Rows, width: float, *, label_mm: float = 31) -> Table:
+def rows(items: wording.Rows, width: float, *, label_mm: float = 31, style: ParagraphStyle = BODY) -> Table:
     """Names and values in two columns."""
-    cells = [[text(name, LABEL), text(value)] for name, value in items]
+    label = LABEL if style is BODY else ParagraphStyle("small label", parent=style, textColor=SOFT)
+    cells = [[text(name, label), text(value, style)] for name, value in items]
     table = Table(cells, colWidths=[label_mm * mm, width - label_mm * mm], splitInRow=1)
     table.setStyle(PLAIN)
     return table

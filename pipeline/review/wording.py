@@ -20,7 +20,8 @@ UNTRAINED_DETAIL = (
     "No pretrained weights were available when it was trained. Its probabilities are worth little: "
     "use them to check the line, not to judge a nodule."
 )
-
+#: no tube gives more in one rotation; some scanners write the sum of a scan, or another unit
+_MOST_MAS = 1500
 
 UNFAMILIAR = "Outside what the model was judged on: its figures may not hold here"
 
@@ -100,7 +101,7 @@ def technique_rows(series: SeriesSummary) -> Rows:
     return [
         ("Scanner", short_text(series.manufacturer) or "not stated"),
         ("Tube voltage", "not stated" if series.kvp is None else f"{series.kvp:g} kVp"),
-        ("Exposure", "not stated" if series.exposure_mas is None else f"{series.exposure_mas:g} mAs"),
+        ("Exposure", _exposure_words(series.exposure_mas)),
         ("Kernel", short_text(series.kernel) or "not stated"),
         ("Slice thickness", "not stated" if series.slice_thickness_mm is None else f"{series.slice_thickness_mm:g} mm"),
         ("Slices", f"{series.n_slices}, every {k:.3g} mm"),
@@ -110,6 +111,13 @@ def technique_rows(series: SeriesSummary) -> Rows:
         ("Series key", series.series_key),
         *_reading_row(series),
     ]
+
+
+def _exposure_words(exposure_mas: float | None) -> str:
+    if exposure_mas is None:
+        return "not stated"
+    doubt = "" if 0 < exposure_mas <= _MOST_MAS else " (as the header says; not plausible for one rotation)"
+    return f"{exposure_mas:g} mAs{doubt}"
 
 
 def _reading_row(series: SeriesSummary) -> Rows:
@@ -232,11 +240,10 @@ def probability_rows(finding: Finding) -> list[tuple[str, float | None, str]]:
 
 def reader_rows(finding: Finding) -> Rows:
     """Mean ratings of the readers who marked the nodule before."""
+    order = list(RATINGS)
     return [
-        (name.replace("_", " ").capitalize(), f"{value:.1f} of {RATINGS[name]}" if name in RATINGS else f"{value:.1f}")
-        for name, value in sorted(
-            finding.ratings.items(), key=lambda item: list(RATINGS).index(item[0]) if item[0] in RATINGS else 99
-        )
+        (concept_title(name), concept_words(name, finding.ratings[name]))
+        for name in sorted(finding.ratings.keys() & RATINGS.keys(), key=order.index)
     ]
 
 
@@ -253,6 +260,12 @@ def concept_rows(finding: Finding, review: StudyReview) -> Rows:
 def reader_heading(finding: Finding) -> str:
     """How many readers marked it."""
     return "1 reader" if finding.n_readers == 1 else f"{finding.n_readers} readers"
+
+
+def marked_by(finding: Finding) -> str:
+    """Whose mark it is, and how many readers set one."""
+    who = "the search for nodules" if finding.source == "candidate" else short_text(finding.source)
+    return f"Marked by: {who}" + (f", {reader_heading(finding)}" if finding.n_readers else "")
 
 
 def note_sentences(finding: Finding) -> list[str]:
@@ -272,21 +285,3 @@ def note_sentences(finding: Finding) -> list[str]:
 def remarks(line: GuidelineLine) -> list[str]:
     """What could still change a guideline's answer, and its notes."""
     return [f"Not assessed: {line.open_questions}"] * bool(line.open_questions) + list(line.notes)
-
-
-def context_rows(review: StudyReview) -> Rows:
-    """What the guidelines were told of the patient: only what is known."""
-    if review.context is None:
-        return []
-    known = review.context.model_dump(mode="json", exclude_none=True)
-    shifted = {"study_date": "Study date, shifted", "prior_dates": "Earlier CTs, shifted"}
-    names = {name: shifted.get(name, name.replace("_", " ").capitalize()) for name in known}
-    return [(names[name], _told(value)) for name, value in known.items() if value != []]
-
-
-def _told(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -113,7 +113,7 @@ def prior_rows(finding: Finding) -> list[tuple[str, str]]:
     """Comparison with the study before, as rows; of a finding without counterpart what that says."""
     prior = finding.prior
     if prior is None:
-        return [("Counterpart", finding.without_prior)] if finding.without_prior else []
+        return [("Counterpart", finding.without_prior or "none in the study before")]
     size = f"{prior.mean_diameter_mm:.1f} mm"
     if prior.volume_mm3 is not None:
         size += f", {prior.volume_mm3:.0f} mm³"
@@ -135,6 +135,16 @@ def missed_prior_rows(missed: MissedPrior) -> list[str]:
     """A nodule of the study before that was not found again, as cells: size then, where it would lie, why."""
     x, y, z = missed.lps_mm
     return [f"{missed.mean_diameter_mm:.1f} mm", f"L {x:.1f} P {y:.1f} S {z:.1f}", missed.reason]
+
+
+def context_rows(review: StudyReview) -> list[tuple[str, str]]:
+    """What the guidelines were told of the patient: only what is known."""
+    if review.context is None:
+        return []
+    known = review.context.model_dump(mode="json", exclude_none=True)
+    shifted = {"study_date": "Study date, shifted", "prior_dates": "Earlier CTs, shifted"}
+    names = {name: shifted.get(name, name.replace("_", " ").capitalize()) for name in known}
+    return [(names[name], _told(value)) for name, value in known.items() if value != []]
 
 
 def _of_nodule(review: StudyReview, finding: Finding) -> NoduleGuidelines | None:
@@ -214,3 +224,11 @@ def _parts(words: str, numbers: dict[str, int]) -> list[tuple[str, bool]]:
     ids = "|".join(re.escape(finding_id) for finding_id in sorted(numbers, key=len, reverse=True))
     pieces = re.split(rf"\bnodule ({ids})(?![\w-])", words)
     return [(piece, number % 2 == 1) for number, piece in enumerate(pieces)]
+
+
+def _told(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

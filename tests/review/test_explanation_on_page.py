@@ -110,7 +110,7 @@ def test_concepts_are_called_predictions_and_stand_beside_the_readers_ratings(st
     card = review.model.model_copy(update={"concept_figures": {"spiculation": {"spearman": 0.4123}}})
     page = text_of(render_study(review.model_copy(update={"model": card}), key_images))
     assert "Predicted by the network, not rated" in page
-    assert "3.2 of 5 (readers' scale), Spearman 0.41 with readers" in page
+    assert "3.2 of 5 (1 none, 5 marked), Spearman 0.41 with readers" in page
     assert "Diameter 8.1 mm" in page
     assert "Ratings of 4 readers" in page
     assert "Predicted by the network" not in text_of(render_study(study_review, key_images))

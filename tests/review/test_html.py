@@ -13,6 +13,7 @@ from data_contracts.review import StudyReview
 from pipeline.review.html import content_policy, render_study
 from pipeline.review.key_images import key_image_name, render_key_images
 from pipeline.review.stack import pack_stack
+from pipeline.review.wording import reader_rows, technique_rows
 from pipeline.review.wording_guidelines import page_guideline_lines, study_guideline_lines
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}\u2028\u202e"
@@ -85,6 +86,27 @@ def test_a_page_names_study_technique_quality_model_and_every_nodule(study_revie
     ):  # fmt: skip
         assert words in page.text, words
     assert "random weights" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("exposure_mas", "words"),
+    [
+        (None, "not stated"),
+        (120.0, "120 mAs"),
+        (4684.0, "4684 mAs (as the header says; not plausible for one rotation)"),
+    ],
+)
+def test_an_exposure_that_no_tube_gives_is_shown_and_doubted(study_review, exposure_mas, words):
+    series = study_review.series[0].model_copy(update={"exposure_mas": exposure_mas})
+    assert dict(technique_rows(series))["Exposure"] == words
+
+
+def test_a_rating_says_what_the_ends_of_its_scale_mean(study_review):
+    finding = study_review.findings[0].model_copy(update={"ratings": {"calcification": 6.0, "malignancy": 4.75}})
+    assert reader_rows(finding) == [
+        ("Malignancy", "4.8 of 5 (1 highly unlikely, 5 highly suspicious)"),
+        ("Calcification", "6.0 of 6 (1 popcorn, 6 absent)"),
+    ]
 
 
 def test_findings_stand_in_the_order_of_their_probability(study_review, key_images):
@@ -202,7 +224,7 @@ def test_a_page_says_interval_call_type_prior_and_guidelines(told_review, key_im
         "6.5 mm, 150 mm³, ground glass", "Not found again", "4.4 mm", "nothing of its size within 15 mm",
         "Lung-RADS needs: change of the solid part", "Fleischner 2017 is not for a CT of a screening programme",
         "Brock needs:", "Found by the search for nodules, score 0.41", "unverified", "doi 10.1016/j.jacr.2023.09.009",
-        "Compared with: study aa46ac92492d2340", "No counterpart in the study before", "sha256",
+        "Compared with: study aa46ac92492d2340", "none in the study before", "sha256",
     ):  # fmt: skip
         assert words in text, words
     assert "nodule f2" not in text, "findings go by the numbers of the report"

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from pipeline.review import pdf as pdf_module
 from pipeline.review.pdf import render_study_pdf
 
 
@@ -94,7 +95,7 @@ def test_the_paper_says_to_the_end_what_the_program_says_and_cuts_headers_alone(
     assert "Read it with the scan of before." in text and "Not assessed:" in text
 
 
-def test_two_hundred_findings_are_a_table_twenty_pages_and_four_a_page(told_review, key_images, tmp_path):
+def test_two_hundred_findings_are_a_table_twenty_pages_and_several_a_page(told_review, key_images, tmp_path):
     many = []
     for number in range(200):
         finding = told_review.findings[1]
@@ -105,3 +106,20 @@ def test_two_hundred_findings_are_a_table_twenty_pages_and_four_a_page(told_revi
     assert len(pages) <= 80
     assert "share pages" in " ".join(pages)
     assert sum(f"Nodule {number} of 200" in "".join(pages) for number in (1, 20, 21, 200)) == 4
+
+
+def test_a_finding_that_shares_a_page_is_told_as_fully_as_one_with_a_page_of_its_own(
+    told_review, key_images, tmp_path, monkeypatch
+):
+    whole = " ".join(_text(render_study_pdf(told_review, key_images), tmp_path).split())
+    monkeypatch.setattr(pdf_module, "FULL_PAGES", 0)
+    strips = " ".join(_text(render_study_pdf(told_review, key_images), tmp_path).split())
+    for words in (
+        "21 % (8 % to 44 %), call: uncertain", "8.1 mm (7.3 to 8.9)", "268 mm³ (190 to 350)", "8.4 mm, 7.8 mm",
+        "5.5 mm, 87 mm³", "-12 HU", "left upper lobe", "series 3, image 91", "L 10.0 P -20.0 S -130.5",
+        "6.5 mm, 150 mm³, ground glass",
+        "none in the study before", "Size alone", "Fleischner 2017", "BTS 2015", "Brock", "score 0.41 of 1", "4.2 of 5",
+        "No reliable explanation", "Marked by: lidc-xml",
+    ):  # fmt: skip
+        assert words in strips, words
+        assert words in whole or "call:" in words, words

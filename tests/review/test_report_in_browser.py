@@ -368,6 +368,17 @@ def test_the_page_shows_its_pictures_and_fits_the_screen(browser, report, width)
         assert page.complaints == []
 
 
+@pytest.mark.parametrize("width", [1280, 820, 390])
+def test_no_figure_is_squeezed_by_the_length_of_its_name(browser, told_review, key_images, tmp_path, width):
+    figures = {"AUC of image + size, held-out site of a long name": "0.894 [0.745-1.000] on 21 nodules"}
+    path = tmp_path / "report.html"
+    path.write_text(render_study(told_review.model_copy(update={"evaluation_summary": figures}), key_images))
+    with opened(browser, path.as_uri()) as page:
+        page.set_viewport_size({"width": width, "height": 900})
+        widths = page.evaluate("[...document.querySelectorAll('.technique dd, .facts dd')].map(e => e.clientWidth)")
+        assert min(widths) > 80
+
+
 def test_hostile_strings_run_nothing(browser, told_review, key_images, stacks, tmp_path):
     attack = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
     series = told_review.series[0].model_copy(

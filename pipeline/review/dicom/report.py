@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from data_contracts.guidelines import StudyGuidelines
 from data_contracts.review import Finding, StudyReview
 from pipeline.review.dicom import codes
 from pipeline.review.dicom.codes import coded
@@ -51,7 +50,7 @@ def measurement_report(reported: Sequence[ReportedFinding], review: StudyReview,
     """The report of findings of a study, in their order, at least one, and of what the review says of the study."""
     groups: list[Group] = []
     for item in reported:
-        groups += _groups(item, review.guidelines, maker)
+        groups += _groups(item, review, maker)
     content = hd.sr.MeasurementReport(
         observation_context=hd.sr.ObservationContext(observer_device_context=device_observer(maker)),
         procedure_reported=coded(*codes.CT_PROCEDURE),
@@ -110,9 +109,9 @@ def private_scheme() -> CodingSchemeIdentificationItem:
     )
 
 
-def _groups(item: ReportedFinding, guidelines: StudyGuidelines | None, maker: Maker) -> list[Group]:
+def _groups(item: ReportedFinding, review: StudyReview, maker: Maker) -> list[Group]:
     finding = item.finding
-    measured, stated = figures(finding, maker), evaluations(finding, guidelines)
+    measured, stated = figures(finding, maker), evaluations(finding, review.guidelines)
     common: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
             uid=maker.tracking_uid(finding.finding_id), identifier=tracking_id(finding)
@@ -124,7 +123,7 @@ def _groups(item: ReportedFinding, guidelines: StudyGuidelines | None, maker: Ma
     if item.segment is None:
         assert item.drawing.circle is not None, "what has no outline has a circle"
         planar = _planar(item, item.drawing.circle, measured, common, stated)
-        planar[0].ContentSequence.extend(texts(finding, guidelines))
+        planar[0].ContentSequence.extend(texts(finding, review))
         return [planar]
     made, number = item.segment
     segment = hd.sr.ReferencedSegment(
@@ -136,7 +135,7 @@ def _groups(item: ReportedFinding, guidelines: StudyGuidelines | None, maker: Ma
     volumetric = hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         **common, referenced_segment=segment, measurements=measured, qualitative_evaluations=stated or None
     )
-    volumetric[0].ContentSequence.extend(texts(finding, guidelines))
+    volumetric[0].ContentSequence.extend(texts(finding, review))
     return [volumetric, *(_planar(item, line, [axis], common) for line, axis in _axes(item))]
 
 

@@ -14,12 +14,12 @@ from pipeline.review.dicom import codes
 from pipeline.review.dicom import statement_codes as terms
 from pipeline.review.dicom.report_values import method_of
 from pipeline.review.dicom.reported_statements import (
-    reported_category,
     reported_finding,
+    reported_guidelines,
     reported_type,
     reported_unfamiliar,
     study_container,
-    with_categories,
+    with_guidelines,
 )
 
 _SIDES = {code[0]: side for side, code in codes.LATERALITY.items()}
@@ -31,7 +31,7 @@ def with_reported_figures(review: StudyReview, report: Dataset) -> StudyReview:
     """The review with what a report says of its findings and of the study.
 
     Side, size, density, probabilities and read-outs become those of the report; one that it leaves out is not known.
-    Type, solid part, intervals, call, what is unfamiliar and Lung-RADS categories are taken over where it has them.
+    Type, solid part, intervals, call, what is unfamiliar and guidelines are taken over where it has them.
     What a report does not hold, as the place in the patient, readers' ratings and key images, stays as it is.
 
     Raises
@@ -51,9 +51,9 @@ def with_reported_figures(review: StudyReview, report: Dataset) -> StudyReview:
     if set(groups) != set(known):
         raise ContractError("the report is of other findings than the review", where=review.study_key)
     findings = tuple(_finding(finding, groups[finding.finding_id]) for finding in review.findings)
-    categories = {name: reported_category(own[0][0]) for name, own in groups.items()}
+    of_findings = {name: reported_guidelines(own[0][0]) for name, own in groups.items()}
     study = study_container(report)
-    guidelines = with_categories(review.guidelines, findings, categories, reported_category(study))
+    guidelines = with_guidelines(review.guidelines, findings, of_findings, reported_guidelines(study))
     unfamiliar = reported_unfamiliar(study) or review.unfamiliar
     return review.model_copy(update={"findings": findings, "guidelines": guidelines, "unfamiliar": unfamiliar})
 

@@ -1,6 +1,6 @@
 """What a measurement report states in words and codes: of a finding in its group, of the study in a container.
 
-Type, call, what is unfamiliar and the Lung-RADS category; `reported_statements` is the way back.
+Type, call, what is unfamiliar and the guidelines, for which `reported_statements` is the way back; the study before.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 import highdicom as hd
 
-from data_contracts.guidelines import GuidelineResult, StudyGuidelines
+from data_contracts.guidelines import GuidelineResult, NoduleGuidelines, StudyGuidelines
 from data_contracts.nodules import RATINGS
 from data_contracts.review import Finding, StudyReview
+from pipeline.review import wording_guidelines
 from pipeline.review.dicom import codes
 from pipeline.review.dicom import feedback_codes as answers
 from pipeline.review.dicom import statement_codes as terms
 from pipeline.review.dicom.codes import Code, coded
+from pipeline.review.dicom.guideline_codes import GUIDELINES, MODIFIER, MODIFIERS, UNSAID, GuidelineTerms
 
 _CONTAINS = hd.sr.RelationshipTypeValues.CONTAINS
 _Pairs = list[tuple[Code, Code]]
@@ -27,18 +29,26 @@ def evaluations(finding: Finding, guidelines: StudyGuidelines | None) -> list[hd
     return [*_ratings(finding), *(_evaluation(*pair) for pair in _statements(finding, guidelines)[0])]
 
 
-def texts(finding: Finding, guidelines: StudyGuidelines | None) -> list[hd.sr.TextContentItem]:
+def texts(finding: Finding, review: StudyReview) -> list[hd.sr.TextContentItem]:
     """The statements of one finding that are sentences."""
-    return _text_items(_statements(finding, guidelines)[1])
+    said = _statements(finding, review.guidelines)[1]
+    if review.prior_study_key:
+        rows = "; ".join(f"{name}: {words}" for name, words in wording_guidelines.prior_rows(finding))
+        said.append((terms.SINCE_PRIOR, rows))
+    return _text_items(said)
 
 
 def study_statements(review: StudyReview) -> hd.sr.ContainerContentItem | None:
     """The statements of the whole study; None where there is nothing to state."""
-    pairs, said = _category(review.guidelines.lung_rads if review.guidelines else None)
+    pairs, said = _guidelines(review.guidelines)
     if review.unfamiliar:
         pairs.append((terms.UNFAMILIAR, terms.UNFAMILIAR_YES))
+    if review.prior_study_key:
+        said.append((terms.PRIOR_STUDY, f"study {review.prior_study_key}"))
+    missed = map(wording_guidelines.missed_prior_rows, review.missed_priors)
+    said += [(terms.PRIOR_MISSED, "; ".join(cells)) for cells in missed]
     said += [(terms.UNFAMILIAR_WHY, why) for why in review.unfamiliar]
-    if not pairs:
+    if not pairs and not said:
         return None
     made = hd.sr.ContainerContentItem(coded(*terms.STUDY_STATEMENTS), relationship_type=_CONTAINS)
     made.ContentSequence = hd.sr.ContentSequence(
@@ -49,8 +59,7 @@ def study_statements(review: StudyReview) -> hd.sr.ContainerContentItem | None:
 
 def _statements(finding: Finding, guidelines: StudyGuidelines | None) -> tuple[_Pairs, _Texts]:
     groups = guidelines.nodules if guidelines else ()
-    own = next((group.lung_rads for group in groups if group.nodule_id == finding.finding_id), None)
-    pairs, said = _category(own)
+    pairs, said = _guidelines(next((group for group in groups if group.nodule_id == finding.finding_id), None))
     if finding.call:
         pairs.insert(0, (terms.CALL, terms.CALLS[finding.call]))
     if finding.unfamiliar:
@@ -59,16 +68,28 @@ def _statements(finding: Finding, guidelines: StudyGuidelines | None) -> tuple[_
     return pairs, said
 
 
-def _category(result: GuidelineResult | None) -> tuple[_Pairs, _Texts]:
-    """A Lung-RADS category with what restricts it; nothing where there is none."""
-    if result is None or result.category not in answers.CATEGORIES:
-        return [], []
-    pairs = [(answers.CATEGORY, answers.CATEGORIES[result.category])]
+def _guidelines(given: NoduleGuidelines | StudyGuidelines | None) -> tuple[_Pairs, _Texts]:
+    """What each guideline says of a nodule or of the study; nothing where there are none."""
+    pairs: _Pairs = []
+    said: _Texts = []
+    for named in GUIDELINES if given else ():
+        own_pairs, own_said = _result(named, getattr(given, named.field))
+        pairs += own_pairs
+        said += own_said
+    return pairs, said
+
+
+def _result(named: GuidelineTerms, result: GuidelineResult) -> tuple[_Pairs, _Texts]:
+    """A category with what restricts it and what it recommends, or the reason why there is none."""
+    if result.category is None:
+        return [], [] if result.reason == UNSAID else [(named.refusal, result.reason)]
+    pairs = [(named.category, named.categories[result.category])]
     if len(result.possible) > 1:
-        pairs += [(terms.POSSIBLE, answers.CATEGORIES[each]) for each in result.possible if each in answers.CATEGORIES]
+        pairs += [(named.possible, named.categories[each]) for each in result.possible]
     if result.modifier:
-        pairs.append((terms.MODIFIER, terms.MODIFIERS[result.modifier]))
-    return pairs, [(terms.CONDITION, result.condition)] if result.condition else []
+        pairs.append((MODIFIER, MODIFIERS[result.modifier]))
+    said = [(named.condition, result.condition), (named.recommendation, result.management)]
+    return pairs, [(concept, words) for concept, words in said if words]
 
 
 def _ratings(finding: Finding) -> list[hd.sr.QualitativeEvaluation]:

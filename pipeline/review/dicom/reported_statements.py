@@ -12,10 +12,12 @@ from data_contracts.review import Finding
 from pipeline.review.dicom import feedback_codes as answers
 from pipeline.review.dicom import statement_codes as terms
 from pipeline.review.dicom.codes import Code
+from pipeline.review.dicom.guideline_codes import GUIDELINES, LUNG_RADS, MODIFIER, MODIFIERS, UNSAID, GuidelineTerms
 from pipeline.review.guidelines import bts, fleischner, lung_rads
 
-_UNSAID = "not in the report in DICOM"
-Category = dict[str, Any]
+#: the fields of a result; and by the field of its guideline
+Result = dict[str, Any]
+Results = dict[str, Result]
 
 
 def reported_finding(group: Dataset) -> dict[str, Any]:
@@ -43,18 +45,30 @@ def reported_unfamiliar(container: Dataset | None) -> tuple[str, ...]:
     return tuple(str(item.TextValue) for item in _items(container, terms.UNFAMILIAR_WHY))
 
 
-def reported_category(container: Dataset | None) -> Category | None:
-    """The fields of a Lung-RADS result that a group or the study states; None where it has no category."""
-    category = next(_coded(container, answers.CATEGORY, answers.CATEGORIES), None)
+def reported_guidelines(container: Dataset | None) -> Results:
+    """Field of a guideline -> the fields of its result, of those that a group or the study speaks of."""
+    found = ((named.field, _reported_result(container, named)) for named in GUIDELINES)
+    return {field: result for field, result in found if result is not None}
+
+
+def _reported_result(container: Dataset | None, named: GuidelineTerms) -> Result | None:
+    def words(concept: Code) -> str:
+        return "".join(str(item.TextValue) for item in _items(container, concept))
+
+    category = next(_coded(container, named.category, named.categories), None)
     if category is None:
-        return None
-    condition = "".join(str(item.TextValue) for item in _items(container, terms.CONDITION))
+        return {"status": "refused", "category": None, "reason": why} if (why := words(named.refusal)) else None
+    condition = words(named.condition)
+    # a report of an earlier program recommends nothing
+    management = {"management": said} if (said := words(named.recommendation)) else {}
+    modifier = next(_coded(container, MODIFIER, MODIFIERS), "") if named is LUNG_RADS else ""
     return {
         "status": "conditional" if condition else "given",
         "category": category,
-        "modifier": next(_coded(container, terms.MODIFIER, terms.MODIFIERS), ""),
-        "possible": tuple(_coded(container, terms.POSSIBLE, answers.CATEGORIES)) or (category,),
+        "modifier": modifier,
+        "possible": tuple(_coded(container, named.possible, named.categories)) or (category,),
         "condition": condition,
+        **management,
     }
 
 
@@ -63,35 +77,36 @@ def study_container(report: Dataset) -> Dataset | None:
     return next(_items(report, terms.STUDY_STATEMENTS), None)
 
 
-def with_categories(
+def with_guidelines(
     guidelines: StudyGuidelines | None,
     findings: Sequence[Finding],
-    categories: Mapping[str, Category | None],
-    of_study: Category | None,
+    of_findings: Mapping[str, Results],
+    of_study: Results,
 ) -> StudyGuidelines | None:
-    """The guidelines with the Lung-RADS categories of a report; what it does not say stays, or is named as unsaid."""
-    if of_study is None and not any(categories.values()):
+    """The guidelines with the results of a report; what it does not say stays, or is named as unsaid."""
+    if not of_study and not any(of_findings.values()):
         return guidelines
     whole = guidelines or StudyGuidelines(**_all_unsaid(), nodules=())
     known = {nodule.nodule_id: nodule for nodule in whole.nodules}
     for finding in findings:
-        category = categories.get(finding.finding_id)
-        if category is not None:
+        results = of_findings.get(finding.finding_id)
+        if results:
             own = known.get(finding.finding_id) or _nodule(finding)
-            known[finding.finding_id] = own.model_copy(update={"lung_rads": _taken(own.lung_rads, category)})
-    return whole.model_copy(
-        update={
-            "nodules": tuple(known.values()),
-            "lung_rads": whole.lung_rads if of_study is None else _taken(whole.lung_rads, of_study),
-        }
-    )
+            known[finding.finding_id] = own.model_copy(update=_all_taken(own, results))
+    return whole.model_copy(update={"nodules": tuple(known.values()), **_all_taken(whole, of_study)})
 
 
-def _taken(result: GuidelineResult, category: Category) -> GuidelineResult:
-    """The result with a reported category; one that says the same keeps its own words."""
-    if (result.label, result.condition) == (f"{category['category']}{category['modifier']}", category["condition"]):
-        return result.model_copy(update={"possible": category["possible"]} if len(category["possible"]) > 1 else {})
-    return _unsaid(result.guideline).model_copy(update=category)
+def _all_taken(given: NoduleGuidelines | StudyGuidelines, results: Results) -> dict[str, GuidelineResult]:
+    return {field: _taken(getattr(given, field), result) for field, result in results.items()}
+
+
+def _taken(result: GuidelineResult, said: Result) -> GuidelineResult:
+    """The result as reported; one that says the same keeps its own words."""
+    names = set(said) & {"category", "modifier", "condition", "management", "reason"}
+    if all(getattr(result, name) == said[name] for name in names):
+        possible = said.get("possible", ())
+        return result.model_copy(update={"possible": possible} if len(possible) > 1 else {})
+    return _unsaid(result.guideline).model_copy(update=said)
 
 
 def _nodule(finding: Finding) -> NoduleGuidelines:
@@ -109,7 +124,7 @@ def _all_unsaid() -> dict[str, Any]:
 
 
 def _unsaid(guideline: str) -> GuidelineResult:
-    return GuidelineResult(guideline=guideline, status="refused", reason=_UNSAID)
+    return GuidelineResult(guideline=guideline, status="refused", reason=UNSAID)
 
 
 def _items(parent: Dataset | None, concept: Code) -> Iterator[Dataset]:

@@ -44,7 +44,6 @@ UNFAMILIAR = _private("UNFAMILIAR", "Unlike what the model was judged on")
 UNFAMILIAR_YES: Code = YES_NO[True]
 UNFAMILIAR_WHY = _private("UNFAMILIAR_WHY", "Why the figures may not hold")
 
-POSSIBLE = _private("LUNGRADS_ERROR", "Lung-RADS within the error of measurement")
-CONDITION = _private("LUNGRADS_IF", "Lung-RADS category holds if")
-MODIFIER = _private("LUNGRADS_MOD", "Lung-RADS modifier")
-MODIFIERS: dict[str, Code] = {"S": _private("LR_S", "S: other significant finding")}
+SINCE_PRIOR = _private("SINCE_PRIOR", "Since the study before")
+PRIOR_STUDY = _private("PRIOR_STUDY", "Compared with")
+PRIOR_MISSED = _private("PRIOR_MISSED", "Nodule of the study before that was not found again")
