@@ -135,10 +135,10 @@ def test_what_the_dataset_leaves_without_effect_is_said(dataset: Path, capsys: p
 
 
 def test_a_common_grid_needs_the_pixel_spacing_of_every_patch(dataset: Path) -> None:
-    with pytest.raises(UsageError, match="the dataset has no pixel spacing.*dataset sites.*column pixel_spacing"):
+    with pytest.raises(UsageError, match=r"the dataset has no pixel spacing.*dataset sites.*column pixel_spacing"):
         checked(dataset, common_spacing_mm=0.6)
     with_rows(dataset, pixel_spacing_mm=lambda rows: np.where(rows.index < 3, np.nan, 0.7))
-    with pytest.raises(UsageError, match="3 of 160 patches have no pixel spacing.*common_spacing_mm=0.6"):
+    with pytest.raises(UsageError, match=r"3 of 160 patches have no pixel spacing.*common_spacing_mm=0.6"):
         checked(dataset, common_spacing_mm=0.6)
     with_rows(dataset, pixel_spacing_mm=lambda rows: 0.7)
     checked(dataset, common_spacing_mm=0.6)
@@ -146,7 +146,7 @@ def test_a_common_grid_needs_the_pixel_spacing_of_every_patch(dataset: Path) -> 
 
 def test_a_common_grid_for_patches_that_were_cut_on_another_is_refused(dataset: Path) -> None:
     with_card(dataset, spacing_mm=0.75)
-    with pytest.raises(UsageError, match="grid of 0.75 mm already.*spacing_mm=0.6"):
+    with pytest.raises(UsageError, match=r"grid of 0.75 mm already.*spacing_mm=0.6"):
         checked(dataset, common_spacing_mm=0.6)
     checked(dataset, common_spacing_mm=0.75)
 
