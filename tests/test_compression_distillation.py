@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from data_contracts.params import TrainParams
 from flows.datasets.labelled import labelled_patches
 from flows.datasets.training_cohort import TrainingCohort
 from flows.learning import teaching
+from flows.registry.evidence import FITTED_FILE
 from flows.workspace import Workspace
 from models.augmentation.augment import augment, draw_variant
 from models.compression.distillation import distillation_loss
@@ -153,6 +156,30 @@ def test_a_teacher_that_knows_the_students_test_patients_is_refused(cohort):
     student.index["split"] = student.index["split"].replace({"train": "test", "test": "train"})
     with pytest.raises(LeakError, match="knows"):
         teaching.with_teacher(workspace, "m", PARAMS.model_copy(update={"teacher": "1"}), student)
+
+
+def test_whom_a_teacher_knows_is_read_from_its_run_also_where_its_dataset_was_made_again_or_is_gone(cohort):
+    workspace, student = cohort
+    params = PARAMS.model_copy(update={"teacher": "1"})
+    index = student.index
+    by_split = {
+        split: sorted(set(index.loc[index["split"] == split, "patient_key"])) for split in index["split"].unique()
+    }
+    listed = workspace.runs_root / "run" / FITTED_FILE
+    listed.write_text(json.dumps({"patients": by_split["train"] + by_split["validation"]}))
+    assert teaching.with_teacher(workspace, "m", params, student).teacher == "run"
+    listed.write_text(json.dumps({"patients": by_split["test"][:1]}))
+    with pytest.raises(LeakError, match="knows 1 patients"):
+        teaching.with_teacher(workspace, "m", params, student)
+    (workspace.dataset("discs") / "dataset.json").rename(workspace.root / "gone.json")
+    listed.write_text(json.dumps({"patients": by_split["train"]}))
+    assert teaching.with_teacher(workspace, "m", params, student).teacher == "run"
+    listed.write_text(json.dumps({"patients": by_split["validation"][:2]}))  # perhaps learned: nobody can tell
+    with pytest.raises(LeakError, match="knows 2 patients"):
+        teaching.with_teacher(workspace, "m", params, student)
+    listed.unlink()
+    with pytest.raises(LeakError, match="nobody knows any more whom"):
+        teaching.with_teacher(workspace, "m", params, student)
 
 
 def test_a_teacher_on_another_grid_is_refused(cohort):

@@ -164,6 +164,16 @@ def test_a_form_whose_logits_are_not_those_of_the_network_is_not_written(exporte
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_network_is_run(exported, registry, monkeypatch, tmp_path):
+    monkeypatch.setattr(compression, "_Subject", lambda *_: 1 / 0)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"notes\.txt is no folder"):
+        export_version(exported.workspace, "m", "1", tmp_path / "notes.txt" / "out")
+    with pytest.raises(UsageError, match="holds something else"):
+        export_version(exported.workspace, "m", "1", tmp_path / "notes.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_what_fails_half_way_leaves_nothing(exported, registry, monkeypatch, tmp_path):
     monkeypatch.setattr(compression, "speed_ratio", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):

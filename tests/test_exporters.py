@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -120,6 +121,24 @@ def test_a_folder_that_is_there_is_not_written_over(tmp_path):
     with pytest.raises(UsageError):
         export_datalist(reader, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sets"]
+
+
+@pytest.mark.parametrize("export", [lambda *args: export_npz(*args, LUNG_WINDOW), export_datalist])
+@pytest.mark.parametrize("bad", ["notes.txt", "notes.txt/in/it", "notes.txt/it", "folder", "x" * 300])
+def test_a_place_that_cannot_be_written_is_one_line_and_keeps_what_is_there(tmp_path, export, bad):
+    reader = dataset(tmp_path / "sets", kind="3d")
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=re.escape(bad[:20])):
+        export(reader, tmp_path / bad)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.rglob("*") if "sets" not in str(path)) == ["folder", "notes.txt"]
+
+
+def test_folders_that_are_missing_are_made(tmp_path):
+    reader = dataset(tmp_path / "sets", kind="3d")
+    assert sum(export_npz(reader, tmp_path / "a" / "b" / "out.npz", LUNG_WINDOW).values())
+    assert sum(export_datalist(reader, tmp_path / "c" / "d").values())
 
 
 def test_a_dataset_without_labels_has_nothing_to_export(tmp_path):

@@ -129,6 +129,13 @@ def test_excluded_patients_stay_out_and_are_counted(tmp_path):
         run(medmnist(tmp_path / "m.npz"), tmp_path, exclude_patients=["x"])
 
 
+@pytest.mark.parametrize("value", [0.0, -0.7])
+def test_a_pixel_spacing_that_is_no_distance_is_refused(tmp_path, value):
+    path, table = crops(tmp_path, pixel_spacing=[0.7, value, 0.7, 0.7, 0.7, 0.7])
+    with pytest.raises(ContractError, match="'pixel_spacing' is no distance in mm on line 3"):
+        run(path, tmp_path, table)
+
+
 @pytest.mark.realdata
 def test_the_lidc_crops_have_838_labelled_nodules(shared_data, tmp_path):
     folder = shared_data / "lidc-nodules"

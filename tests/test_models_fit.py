@@ -184,6 +184,16 @@ def test_adaptation_where_nothing_can_adapt_is_refused(data):
         fit_classifier(data, params(adaptation="dann", unfreeze=0, head="linear"), SPEC, fresh_backbone(data))
 
 
+@pytest.mark.parametrize("method", ["mcc", "mutual"])
+def test_a_loss_of_the_logits_adapts_a_linear_head_on_frozen_features(data, method):
+    changes = {"unfreeze": 0, "head": "linear", "epochs": 2, "adaptation": method}
+    ignored, adapted = (
+        fit_classifier(data, params(**changes, adaptation_weight=weight), SPEC, fresh_backbone(data)).network
+        for weight in (0.0, 1.0)
+    )
+    assert not torch.equal(ignored.head.logit.weight, adapted.head.logit.weight)
+
+
 def test_one_class_is_nothing_to_learn_from(data):
     benign = data.train.rows(data.train.labels == 0)
     with pytest.raises(NothingUsableError, match="0 malignant and 24 benign"):

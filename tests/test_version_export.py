@@ -54,6 +54,17 @@ def test_what_stands_there_is_never_overwritten(workspace: Workspace, tmp_path: 
         export_bundle(workspace, "m", "1", out / "LICENSE")
 
 
+def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_left(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    for bad in ("notes.txt/it", "notes.txt/in/it", "x" * 300):
+        with pytest.raises(UsageError, match=r"(nothing can be written|no folder).*Name another place"):
+            export_bundle(workspace, "m", "1", tmp_path / bad)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="gone is no folder"):
+        export_bundle(workspace, "m", "1", tmp_path / "gone" / "out")
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_a_version_without_a_bundle_says_so(workspace: Workspace, tmp_path: Path) -> None:
     (workspace.runs_root / "run" / "bundle").rename(tmp_path / "gone")
     with pytest.raises(UsageError, match="version 1 has no bundle"):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data_contracts.concepts import DIAMETER_RANGE_MM, LOG_DIAMETER
 from data_contracts.errors import UsageError
+from data_contracts.model_card import ModelCard
 from data_contracts.nodules import RATINGS
 from data_contracts.params import TrainParams
 from models.fitting.data import LabelledPatches
@@ -20,14 +21,65 @@ from pipeline.scoring.size_balance import size_balance
 
 #: from this number of readers on a nodule counts fully; below, in proportion (only with a soft-label term)
 _FULL_READERS = 3
+#: grids that differ by less than this part show a nodule alike
+_SAME_GRID = 0.01
 
 
 def patches_of(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> NDArray[np.generic]:
-    """Patches (n, *patch_shape) of some rows, on `params.common_spacing_mm` where they were cut at native spacing."""
+    """Patches (n, *patch_shape) of some rows, on `params.common_spacing_mm` where they were cut at native spacing.
+
+    One whose spacing nobody knows stays as it is: `check_common_spacing` refuses it for a fit, `off_grid` counts it
+    where a version is applied.
+    """
     patches = np.asarray(reader.load(list(rows["patch_id"])))
     if params.common_spacing_mm and reader.card.spacing_mm is None and "pixel_spacing_mm" in rows:
         return to_common_spacing(patches, floats(rows["pixel_spacing_mm"]), params.common_spacing_mm)
     return patches
+
+
+def check_common_spacing(reader: PatchReader, params: TrainParams) -> None:
+    """Refuse a common grid that `patches_of` could not give every patch of the dataset.
+
+    Raises
+    ------
+    UsageError: pixel spacings are unknown, or the patches were cut on one grid already, another one.
+    """
+    wanted_mm, card = params.common_spacing_mm, reader.card
+    if wanted_mm == 0 or (card.spacing_mm is not None and math.isclose(card.spacing_mm, wanted_mm)):
+        return
+    where = f"common_spacing_mm={wanted_mm:g}, dataset {card.name or card.dataset_id}"
+    if card.spacing_mm is not None:
+        raise UsageError(
+            f"the patches lie on a grid of {card.spacing_mm:g} mm already",
+            where=where,
+            todo=f"Add --set common_spacing_mm=0, or prepare others with --set spacing_mm={wanted_mm:g}.",
+        )
+    unknown = int((~(_spacings_mm(reader, reader.index, 0.0) > 0)).sum())
+    if unknown:
+        some = f"{unknown} of {len(reader.index)} patches have"
+        raise UsageError(
+            f"{some if unknown < len(reader.index) else 'the dataset has'} no pixel spacing, which one grid needs",
+            where=where,
+            todo="Import it with a table whose column pixel_spacing (mm) is filled, or add --set common_spacing_mm=0.",
+        )
+
+
+def off_grid(reader: PatchReader, rows: pd.DataFrame, card: ModelCard) -> int:
+    """How many patches of some rows are not known to reach a version on the grid (mm a pixel) that its card claims."""
+    if card.input.spacing_mm is None:
+        return 0
+    spacings_mm = _spacings_mm(reader, rows, float(card.training.get("common_spacing_mm", 0.0)))
+    return int((~np.isclose(spacings_mm, card.input.spacing_mm, rtol=_SAME_GRID)).sum())
+
+
+def _spacings_mm(reader: PatchReader, rows: pd.DataFrame, common_mm: float) -> NDArray[np.float64]:
+    """(n,) mm a pixel of patches as `patches_of` gives them, NaN where unknown."""
+    if reader.card.spacing_mm is not None:
+        return np.full(len(rows), reader.card.spacing_mm)
+    if "pixel_spacing_mm" not in rows:
+        return np.full(len(rows), np.nan)
+    native_mm = floats(rows["pixel_spacing_mm"])
+    return np.where(np.isfinite(native_mm), common_mm, np.nan) if common_mm else native_mm
 
 
 def labelled_patches(

@@ -23,6 +23,7 @@ from data_contracts.export_card import (
 from data_contracts.manifest import Split
 from data_contracts.model_card import ModelCard
 from data_contracts.params import TrainParams
+from data_contracts.place import check_place
 from data_contracts.records import digest_of
 from flows.datasets.labelled import patches_of
 from flows.progress import say
@@ -105,12 +106,13 @@ def export_run(
 
     Raises
     ------
-    UsageError: `out` holds something else, or what a form needs is not installed.
+    UsageError: `out` holds something else or cannot be written, or what a form needs is not installed.
     WeightsDigestError: the version, or an export that is there already, is not what was written.
     WeightsError: a form whose logits are not finite, or, of the float32 forms, not those of the network.
     NothingUsableError: the dataset has no held-out patients.
     """
     check_forms(forms)
+    check_place(out)
     card = ModelCard.read(run_folder / "model_card.json")
     dataset_dir = workspace.dataset(dataset or card.dataset_id)
     request = digest_of([EXPORT_VERSION, *name, card.checkpoint_sha256, list(forms), dataset_dir.name])

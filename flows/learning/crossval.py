@@ -13,7 +13,7 @@ from data_contracts.model_card import Calibration, InputSpec
 from data_contracts.params import TrainParams
 from data_contracts.predictions import PREDICTION_TABLE
 from flows.datasets.backbone import initial_backbone
-from flows.datasets.labelled import floats, labelled_patches, learned_concepts, patches_of
+from flows.datasets.labelled import check_common_spacing, floats, labelled_patches, learned_concepts, patches_of
 from flows.learning.members import fit_members
 from flows.versions.evaluation import predictions_of
 from models.fitting.data import FitData
@@ -51,6 +51,7 @@ def fold_predictions(
 ) -> pd.DataFrame:
     """Train on the other folds, calibrate on patients held out of them, predict this one (PREDICTION_TABLE)."""
     reader = PatchReader(dataset_dir)
+    check_common_spacing(reader, params)
     parts = fold_rows(reader.index, fold, n_folds, seed)
     spec = input_spec(reader.card, params)
     fit = _fit_members if params.members > 1 else _fit_one

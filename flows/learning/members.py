@@ -43,7 +43,14 @@ _HISTORY_FILE = "history.json"
 
 
 def check_members(params: TrainParams) -> None:
-    """Raises UsageError for parameters that a model of several networks cannot have."""
+    """Raises UsageError for parameters that a model of several networks cannot have, or that one network cannot."""
+    if params.blend_concepts and (params.members == 1 or params.auxiliary_weight == 0):
+        lacking = "held-out predictions of several members" if params.members == 1 else "concepts to blend"
+        raise UsageError(
+            f"there are no {lacking}",
+            where="blend_concepts=true",
+            todo="Set members=5 and auxiliary_weight=0.5, or blend_concepts=false.",
+        )
     if params.members == 1:
         return
     if params.unfreeze == 0:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
+
 from data_contracts.errors import LeakError, UsageError
 from data_contracts.manifest import Split
 from data_contracts.model_card import ModelCard
@@ -11,6 +13,7 @@ from data_contracts.params import TrainParams
 from flows.datasets.training_cohort import TrainingCohort
 from flows.progress import say
 from flows.registry import Registry
+from flows.registry.evidence import fitted_patients
 from flows.workspace import Workspace
 from models.checkpoint import load_network
 from models.compression.teacher import Teacher
@@ -25,14 +28,16 @@ def with_teacher(workspace: Workspace, model_name: str, params: TrainParams, coh
     ------
     UsageError: no such version, or one that sees patches in another way.
     WeightsDigestError: the version is not what was registered.
-    LeakError: it was fitted or chosen on patients that the student is chosen or judged on.
+    LeakError: it was fitted or chosen on patients that the student is chosen or judged on, or nobody knows any more on
+        whom it was.
     """
     if not params.teacher:
         return params
-    if (workspace.runs_root / params.teacher / "model_card.json").is_file():
-        card = ModelCard.read(workspace.runs_root / params.teacher / "model_card.json")
+    folder = workspace.runs_root / params.teacher
+    if (folder / "model_card.json").is_file():
+        card = ModelCard.read(folder / "model_card.json")
     else:
-        _, card = Registry(workspace, model_name).verified_folder(params.teacher)
+        folder, card = Registry(workspace, model_name).verified_folder(params.teacher)
     if card.training.get("common_spacing_mm", 0.0) != params.common_spacing_mm:
         raise UsageError(
             "the teacher was trained on another grid",
@@ -43,27 +48,46 @@ def with_teacher(workspace: Workspace, model_name: str, params: TrainParams, coh
     teacher = load_teacher(workspace.runs_root, resolved)
     assert teacher is not None
     teacher.check(input_spec(cohort.reader.card, params), params)
-    _check_strangers(workspace, card, cohort)
+    _check_strangers(workspace, folder, card, cohort)
     return resolved
 
 
-def _check_strangers(workspace: Workspace, card: ModelCard, cohort: TrainingCohort) -> None:
+def _check_strangers(workspace: Workspace, folder: Path, card: ModelCard, cohort: TrainingCohort) -> None:
     if card.training.get("members", 1) != 1:
         say("warning: the teacher's members learned from validation patients too; the student is calibrated on them")
-    index = PatchReader(workspace.dataset(card.dataset_id)).index
+    fitted = fitted_patients(workspace, folder, card)
+    if fitted is None:
+        raise LeakError(
+            "nobody knows any more whom the teacher learned from",
+            where=f"dataset {card.dataset_id}",
+            todo="Restore that dataset, or choose another teacher.",
+        )
 
-    def patients(table, *splits: Split) -> set[str]:
-        return set(table.loc[table["split"].isin([split.value for split in splits]), "patient_key"])
-
-    held_out = patients(cohort.index, Split.VALIDATION, Split.TEST)
-    seen = patients(index, Split.TRAIN) & held_out
-    seen |= patients(index, Split.VALIDATION) & patients(cohort.index, Split.TEST)
-    if seen:
+    known, learned = _known(workspace, card, fitted)
+    judged, chosen = _patients(cohort.index, Split.TEST), _patients(cohort.index, Split.VALIDATION)
+    if seen := (known & judged) | (learned & chosen):
         raise LeakError(
             f"the teacher knows {len(seen)} patients that the student is chosen or judged on",
             where=f"dataset {card.dataset_id}",
             todo="Choose a teacher that was trained on the same split.",
         )
+
+
+def _known(workspace: Workspace, card: ModelCard, fitted: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """Patients that the teacher saw, and those among them whose labels it learned.
+
+    Its dataset tells the two apart; where that is gone, all count as learned.
+    """
+    folder = workspace.datasets_root / card.dataset_id
+    if not (folder / "dataset.json").exists():
+        return fitted, fitted
+    index = PatchReader(folder).index
+    validation, train = _patients(index, Split.VALIDATION), _patients(index, Split.TRAIN)
+    return fitted | validation | train, (fitted - validation) | train
+
+
+def _patients(index: pd.DataFrame, split: Split) -> frozenset[str]:
+    return frozenset(index.loc[index["split"] == split.value, "patient_key"])
 
 
 def load_teacher(runs_root: Path, params: TrainParams) -> Teacher | None:

@@ -23,7 +23,6 @@ from flows.datasets.labelled import floats
 from flows.datasets.training_cohort import TrainingCohort
 from flows.engine import step
 from flows.learning.kept import KEPT, joinable, keep_network
-from flows.learning.members import check_members
 from flows.learning.network_fits import (
     fit_network,
     fitted_sha256,
@@ -32,6 +31,7 @@ from flows.learning.network_fits import (
     outputs_for_gate,
 )
 from flows.learning.teaching import with_teacher
+from flows.learning.train_checks import check_run
 from flows.learning.version_weights import with_version_weights
 from flows.learning.wanted_networks import JOINT, SOURCE_ONLY, network_names
 from flows.progress import say
@@ -253,10 +253,10 @@ def fit_run(workspace: Workspace, run_id: str, dataset_id: str, params: TrainPar
 def train_flow(workspace_root: str, dataset_id: str, params: TrainParams, model_name: str) -> dict[str, Any]:
     """Fit, choose, evaluate, log and register; each stage is done once, whatever is killed when."""
     workspace = Workspace(Path(workspace_root))
-    check_members(params)
     networks = network_names(params)
     dataset_dir = workspace.datasets_root / dataset_id
     cohort = TrainingCohort(dataset_dir, params)
+    check_run(cohort, params)
     cohort.check()
     site_statements(workspace)  # an unreadable file is told before the fit, not after it
     params = with_teacher(workspace, model_name, params, cohort)

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from data_contracts.errors import UsageError
+from data_contracts.place import check_place
 from flows.registry import Registry
 from flows.versions.version_files import BUNDLE, file_digests, new_folder
 from flows.workspace import Workspace
@@ -19,9 +20,10 @@ def export_bundle(workspace: Workspace, model_name: str, version: str, out: Path
 
     Raises
     ------
-    UsageError: `out` holds something else, or the version was registered before versions had bundles.
+    UsageError: `out` holds something else or cannot be written, or the version is older than bundles are.
     WeightsDigestError: the version is not what was registered.
     """
+    check_place(out)
     source = Registry(workspace, model_name).verified_folder(version)[0] / BUNDLE
     if not source.is_dir():
         raise UsageError(f"version {version} has no bundle", todo="It was registered before versions had one.")

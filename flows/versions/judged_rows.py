@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from data_contracts.manifest import Split
 from data_contracts.model_card import ModelCard
 from flows.datasets.cohort_audit import planes_of
-from flows.datasets.labelled import floats
+from flows.datasets.labelled import floats, off_grid
 from flows.workspace import Workspace
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.near_duplicates import near_duplicates
@@ -26,6 +26,11 @@ def doubts(
         found.append(
             f"{n_known} patches show the picture of a patch that the version learned from, under another patient: "
             "they are not unseen, and the figures are too good."
+        )
+    if n_off := off_grid(reader, rows, card):
+        found.append(
+            f"{n_off} of {len(rows)} patches are not known to lie on the grid of {card.input.spacing_mm:g} mm a pixel "
+            "that the version learned from: it may take their nodules for larger or smaller ones."
         )
     return tuple(found)
 

@@ -14,6 +14,20 @@ from models.networks.network import Head, Trunk
 
 #: methods that are no loss: another set of statistics, another augmentation
 WITHOUT_LOSS = ("adabn", "style")
+#: methods whose loss looks at representations; that of the others (mcc, mutual) at logits, which every head can change
+ALIGNING = ("coral", "dann", "cdan", "cdan-e")
+
+
+def check_reach(params: TrainParams) -> None:
+    """Raises UsageError where the loss of a method in `params.adaptation` reaches nothing that learns."""
+    learned = params.unfreeze > 0 or params.head != "linear" or params.pooling != "mean"
+    stuck = [] if learned else [method for method in params.adaptation if method in ALIGNING]
+    if stuck:
+        raise UsageError(
+            "nothing can adapt: a linear head on frozen features",
+            where=f"adaptation={','.join(stuck)}",
+            todo="Set unfreeze=1 or head=mlp.",
+        )
 
 
 def build_adaptation(trunk: Trunk, head: Head, n_patches: int, params: TrainParams) -> Adaptation | None:

@@ -17,7 +17,7 @@ from data_contracts.errors import NoduleflowError, UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
 from data_contracts.records import digest_of
-from models.adaptation.methods import WITHOUT_LOSS
+from models.adaptation.methods import check_reach
 from models.adaptation.statistics import adapt_to_patches
 from models.engines.heap import give_back, keep_heap
 from models.fitting.batches import Batches
@@ -120,8 +120,7 @@ def _check_adaptation(data: FitData, params: TrainParams) -> None:
             f"adaptation {params.adaptation[0]!r} needs unlabelled patches of a target site",
             todo="Set target_site, or adaptation=none.",
         )
-    if params.unfreeze == 0 and params.head == "linear" and params.adaptation[0] not in WITHOUT_LOSS:
-        raise UsageError("nothing can adapt: a linear head on frozen features", todo="Set unfreeze=1 or head=mlp.")
+    check_reach(params)
 
 
 class _Fit:

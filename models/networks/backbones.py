@@ -70,7 +70,11 @@ class Backbone(nn.Module):
         """
         count = len(self.stages)
         if not 0 <= unfreeze <= count:
-            raise UsageError(f"{self.name} has {count} stages, {unfreeze} cannot be unfrozen")
+            raise UsageError(
+                f"{self.name} has {count} stages, {unfreeze} cannot be unfrozen",
+                where=f"unfreeze={unfreeze}",
+                todo=f"Set unfreeze to 0 .. {count}.",
+            )
         modules = list(self.stages)
         return nn.Sequential(*modules[: count - unfreeze]), nn.Sequential(*modules[count - unfreeze :])
 

@@ -56,6 +56,8 @@ def read_crop_table(
     n_readers = numbers(cells, "n_readers", path)
     need(n_readers == n_ratings, "n_readers", "is not the number of malignancy ratings", path)
     means = {name: total / count for name in RATINGS if name in cells for count, total in [_ratings(cells, name, path)]}
+    if "pixel_spacing" in cells:
+        need(numbers(cells, "pixel_spacing", path) > 0, "pixel_spacing", "is no distance in mm", path)
     series = cells["series_instance_uid"] if "series_instance_uid" in cells else pd.Series("", index=cells.index)
     patch_id = [f"{row:06d}" for row in range(n_crops)]
     rows = pd.DataFrame(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from data_contracts.manifest import Split
 from data_contracts.model_card import Window
 from data_contracts.params import PatchParams
 from data_contracts.patches import DatasetCard
+from data_contracts.place import check_place
 from data_contracts.records import atomic_path
 from data_contracts.volume import CTVolume
 from pipeline.cohort.patch_reader import PatchReader
@@ -42,9 +44,14 @@ def export_npz(dataset: PatchReader, target: Path, window: Window) -> dict[str, 
 
     Raises
     ------
-    UsageError: patches that the format cannot hold (nine planes).
+    UsageError: patches that the format cannot hold (nine planes); something else stands at `target`, or nothing can be
+        written there.
     NothingUsableError: no patch has a label.
     """
+    check_place(target)
+    if target.exists() and not zipfile.is_zipfile(target):
+        what = "a folder" if target.is_dir() else "a file that is no .npz"
+        raise UsageError(f"{what} stands there", where=str(target), todo="Name another; it is not overwritten.")
     card = dataset.card
     index = _labelled(dataset)
     arrays: dict[str, NDArray[np.uint8]] = {}
@@ -72,11 +79,12 @@ def export_datalist(dataset: PatchReader, folder: Path) -> dict[str, int]:
 
     Raises
     ------
-    UsageError: the folder is there already.
+    UsageError: the folder is there already, or cannot be written.
     NothingUsableError: no patch has a label.
     """
+    check_place(folder)
     if folder.exists():
-        raise UsageError("the folder to export to is there already", todo="Name one that is not.")
+        raise UsageError("the folder to export to is there already", where=str(folder), todo="Name one that is not.")
     index = _labelled(dataset)
     params = _patch_params(dataset.card)
     folder.parent.mkdir(parents=True, exist_ok=True)
