@@ -13,6 +13,7 @@ from flows.oncall.findings import Findings, cause_of
 from flows.oncall.judging import judge_schedules
 from flows.oncall.prefect_view import reading, server_note, view
 from flows.oncall.registry_view import probe_server
+from flows.oncall.volumes import MEND, lacking_volumes, told
 from flows.settings import Settings
 from flows.workspace import Workspace
 
@@ -46,6 +47,17 @@ def tables(workspace: Workspace) -> Check:
         what = f"{len(torn)} records of series cannot be read ({', '.join(torn[:3])})"
         faults.append(("failed", what, "Ingest their source again."))
     return worst("tables", faults, "tables and records of series can be read")
+
+
+def volumes(workspace: Workspace) -> Check:
+    """The volume of every series in series.parquet is there; one look at each file's size."""
+    try:
+        lacking = lacking_volumes(workspace)
+    except (OSError, ValueError):
+        return Check("volumes", "warning", "not looked at, because series.parquet cannot be read")
+    if lacking:
+        return Check("volumes", "failed", told(lacking), f"{MEND}.")
+    return Check("volumes", "ok", "every series has its volume")
 
 
 def weights(workspace: Workspace) -> Check:
