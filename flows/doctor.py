@@ -28,7 +28,6 @@ def examine(workspace: Workspace, settings: Settings) -> tuple[dict[str, Any], s
         "egress": machine.egress,
         "weights": lambda: site.weights(workspace),
         "tables": lambda: site.tables(workspace),
-        "volumes": lambda: site.volumes(workspace),
         "policy": lambda: site.policy(settings),
         "schedules": lambda: site.schedules(workspace, settings),
         "prefect": lambda: site.prefect(workspace, settings),

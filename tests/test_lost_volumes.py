@@ -62,9 +62,9 @@ def test_doctor_and_status_name_the_series_and_an_ingest_of_the_same_folder_mend
     ingest(workspace, source)
     given = workspace, PrivatePaths(paths=(source,)), "s", PARAMS, False
     assert nothing_new(*given) is not None
-    assert checks_site.volumes(workspace).state == "ok"
+    assert checks_site.tables(workspace).state == "ok"
     keys, held = damage(workspace)
-    check = checks_site.volumes(workspace)
+    check = checks_site.tables(workspace)
     assert check.state == "failed" and "3 series lack their volume" in check.detail
     assert all(key in check.detail for key in keys) and "Ingest their source again" in check.todo
     record, _ = describe(workspace, Settings())
@@ -72,7 +72,7 @@ def test_doctor_and_status_name_the_series_and_an_ingest_of_the_same_folder_mend
     assert nothing_new(*given) is None, "so that ingest-watch mends it by itself"
     ingest(workspace, source)
     assert {key: (workspace.series_root / key / "volume.nii").read_bytes() for key in held} == held
-    assert checks_site.volumes(workspace).state == "ok"
+    assert checks_site.tables(workspace).state == "ok"
 
 
 @pytest.mark.server
@@ -110,8 +110,8 @@ def test_ten_thousand_series_are_looked_at_in_a_second_and_a_working_copy_of_a_b
     assert lacking_volumes(workspace) == []
 
 
-def test_a_table_that_cannot_be_read_is_the_fault_of_another_check(tmp_path: Path) -> None:
+def test_a_table_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "ws").create()
     workspace.series_table.write_bytes(b"PAR1 torn PAR1")
-    check = checks_site.volumes(workspace)
-    assert (check.state, check.detail) == ("warning", "not looked at, because series.parquet cannot be read")
+    check = checks_site.tables(workspace)
+    assert check.state == "failed" and check.detail.count("series.parquet") == 1 and "volume" not in check.detail

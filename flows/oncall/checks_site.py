@@ -19,7 +19,7 @@ from flows.workspace import Workspace
 
 
 def tables(workspace: Workspace) -> Check:
-    """Every table read and checked whole, and every record of a series."""
+    """Every table read and checked whole, and every record of a series; a look at the size of every volume."""
     from data_contracts.nodules import NODULE_TABLE
     from data_contracts.series import REJECTED_TABLE, SERIES_TABLE, SeriesRecord
 
@@ -46,18 +46,12 @@ def tables(workspace: Workspace) -> Check:
     if torn:
         what = f"{len(torn)} records of series cannot be read ({', '.join(torn[:3])})"
         faults.append(("failed", what, "Ingest their source again."))
-    return worst("tables", faults, "tables and records of series can be read")
-
-
-def volumes(workspace: Workspace) -> Check:
-    """The volume of every series in series.parquet is there; one look at each file's size."""
     try:
-        lacking = lacking_volumes(workspace)
+        if lacking := lacking_volumes(workspace):
+            faults.append(("failed", told(lacking), f"{MEND}."))
     except (OSError, ValueError):
-        return Check("volumes", "warning", "not looked at, because series.parquet cannot be read")
-    if lacking:
-        return Check("volumes", "failed", told(lacking), f"{MEND}.")
-    return Check("volumes", "ok", "every series has its volume")
+        pass  # a table that cannot be read was named above
+    return worst("tables", faults, "tables and records of series can be read")
 
 
 def weights(workspace: Workspace) -> Check:
