@@ -1,7 +1,8 @@
 """Compare locks with a folder of advisories, without asking anybody: `audit.py --advisories DIR requirements.lock ...`.
 
 DIR holds advisories in OSV's format (JSON, a file each, in folders or in the zip files that osv.dev publishes for the
-ecosystem PyPI). Exit status: 0 none fits, 1 some do, 2 wrong usage, 3 there is no advisory to compare with.
+ecosystem PyPI). Exit status: 0 none fits, 1 some do, 2 wrong usage or a lock that is none, 3 there is no advisory to
+compare with, or a file of them cannot be read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import sys
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,17 +23,29 @@ from packaging.version import InvalidVersion, Version
 _HOW = "Put advisories of PyPI in OSV's format there (osv.dev publishes them as one zip), and name it: ADVISORIES=DIR"
 
 
+class UnreadableError(Exception):
+    """Advisories that are there and cannot be read: without them nothing may be called safe."""
+
+
 def advisories_in(place: Path) -> Iterator[dict[str, Any]]:
-    """Every advisory below a folder, in a file or a zip; what is no advisory is passed over."""
+    """Every advisory below a folder, in a file or a zip; what is no advisory is passed over.
+
+    Raises
+    ------
+    UnreadableError: a zip is torn or encrypted. OSError: a file cannot be opened.
+    """
     files = sorted(place.rglob("*")) if place.is_dir() else [place]
     for file in files:
         if file.suffix == ".json":
             yield from _advisory(file.read_bytes())
         elif file.suffix == ".zip":
-            with zipfile.ZipFile(file) as archive:
-                for name in archive.namelist():
-                    if name.endswith(".json"):
-                        yield from _advisory(archive.read(name))
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    for name in archive.namelist():
+                        if name.endswith(".json"):
+                            yield from _advisory(archive.read(name))
+            except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+                raise UnreadableError(f"{file} is no zip that can be read ({error})") from None
 
 
 def _advisory(content: bytes) -> Iterator[dict[str, Any]]:
@@ -104,9 +118,25 @@ def main(arguments: list[str]) -> int:
         print(f"audit: there are no advisories{f' at {place}' if place else ''}; nothing was compared. {_HOW}")
         return 3
     pinned: dict[str, set[Entry]] = {}
-    for lock in given.locks:
-        for entry in entries_of(lock):
-            pinned.setdefault(entry.name, set()).add(entry)
+    try:
+        for lock in given.locks:
+            for entry in entries_of(lock):
+                pinned.setdefault(entry.name, set()).add(entry)
+    except (OSError, ValueError, IndexError) as error:
+        print(f"audit: {lock} is no lock that can be read ({_why(error)}). Name the files that `make lock` writes.")
+        return 2
+    try:
+        return _compare(place, pinned)
+    except (OSError, UnreadableError) as error:
+        print(f"audit: {_why(error)}; nothing was compared to its end. {_HOW}")
+        return 3
+
+
+def _why(error: Exception) -> str:
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _compare(place: Path, pinned: dict[str, set[Entry]]) -> int:
     n_advisories, newest, lines = 0, "", set()
     for advisory in advisories_in(place):
         n_advisories += 1

@@ -112,6 +112,11 @@ class Settings(BaseSettings):
     def _names_a_workspace(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():
             raise ValueError("it is empty; unset it for ./workspace, or name a folder")
+        from flows.remote.address import checked_url, is_url
+
+        # a path would lose the slashes that show that no bucket is named
+        if isinstance(value, str) and is_url(value):
+            checked_url(value)
         return value
 
     @field_validator("mlflow_tracking_uri")

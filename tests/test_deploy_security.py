@@ -331,6 +331,32 @@ def test_without_advisories_nothing_is_called_safe(
     assert "nothing was compared" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["torn", "cut", "in a folder", "lock", "no lock"])
+def test_what_cannot_be_read_is_one_line_and_never_called_safe(
+    audit: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    lock, folder = tmp_path / "lock", tmp_path / "advisories"
+    lock.write_text(LOCK)
+    folder.mkdir()
+    one = json.dumps(advisory("numpy", **between(introduced="0", fixed="2.4.7")))
+    (folder / "a.json").write_text(one)
+    with zipfile.ZipFile(folder / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.json", one * 50)
+    whole = (folder / "all.zip").read_bytes()
+    if kind in ("torn", "in a folder"):
+        (folder / "all.zip").write_bytes(b"PK\3\4 no zip")
+    elif kind == "cut":
+        (folder / "all.zip").write_bytes(whole[:40] + b"\0" * 8 + whole[48:])
+    elif kind == "lock":
+        lock.write_bytes(whole)
+    else:
+        lock.unlink()
+    place = folder if kind == "in a folder" else folder / "all.zip"
+    assert audit.main(["--advisories", str(place), str(lock)]) == (2 if "lock" in kind else 3)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("audit: ") and ("lock" if "lock" in kind else "all.zip") in line
+
+
 def test_old_backups_beyond_the_number_to_keep_are_taken_away(tmp_path: Path, programs: Path) -> None:
     backups = tmp_path / "backups"
     for day in range(1, 6):

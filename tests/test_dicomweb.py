@@ -24,6 +24,7 @@ from dicom_factory import compress, save, slices_of, truth_of, write_series
 from faulty_proxy import Fault, FaultyProxy
 from orthanc_server import Orthanc, free_port
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, JPEGLSLossless
+from small_studies import write_studies
 
 from data_contracts.errors import DecodeError, ExchangeError, UsageError
 from pipeline.exchange.dicomweb import PulledSeries, parse_moment, pull_study
@@ -410,6 +411,25 @@ def test_a_server_that_cannot_page_and_holds_more_is_refused(proxy: FaultyProxy,
         (series,) = find_series(client, study)
         with pytest.raises(ExchangeError, match="cannot page"):
             find_instances(client, series)
+
+
+@pytest.mark.parametrize("n", [3, 4, 9])
+def test_a_server_that_takes_the_offset_off_its_limit_hides_no_study(
+    n: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Orthanc does so for a list by modality: of 2000 studies it showed one page."""
+    monkeypatch.setattr("pipeline.exchange.qido._PAGE", 2)
+    files = sorted(write_studies(tmp_path / "studies", 2 * n, n_slices=1).rglob("*.dcm"))
+    for file in files[::2]:
+        other = pydicom.dcmread(file)
+        other.Modality = "MR"
+        other.save_as(file)
+    with Orthanc(tmp_path / "orthanc") as pacs:
+        assert not push_dicomweb(files, server(pacs.url)).failed
+        with WebClient(server(pacs.url)) as client:
+            for modality, n_there in (("CT", n), ("", 2 * n)):
+                found = [study.uid for study in find_studies(client, modality=modality)]
+                assert len(found) == len(set(found)) == n_there
 
 
 def test_malformed_uids_of_a_server_are_passed_over(proxy: FaultyProxy, study: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 from s3_server import S3Server, s3_server
 
 from data_contracts.errors import ExchangeError, UsageError, WorkspaceError
@@ -106,9 +107,11 @@ def test_an_address_has_one_form_and_a_working_copy_of_its_own(tmp_path: Path) -
     assert checked_url(Path("s3://bucket/a//b/")) == checked_url("s3://bucket/a/b") == "s3://bucket/a/b"
     assert is_url(Path("s3://bucket/a")) and not is_url(Path("/data/s3/x")) and not is_url("C:/data")
     assert working_copy("s3://bucket/a", tmp_path) != working_copy("s3://bucket/b", tmp_path)
-    for wrong in ("gs://bucket/a", "s3://", "s3://bucket/../other"):
+    for wrong in ("gs://bucket/a", "s3://", "s3://bucket/../other", "s3:///key", "s3:", "file://", "file:///data"):
         with pytest.raises(ValueError, match="s3://bucket/prefix"):
             checked_url(wrong)
+        with pytest.raises(ValidationError, match="s3://bucket/prefix"):
+            Settings(workspace=wrong)  # type: ignore[arg-type]
 
 
 def test_keys_identified_files_and_databases_never_leave_the_machine() -> None:

@@ -115,7 +115,7 @@ def terms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terms]:
 
 def a_batch(terms: Terms, source: Path) -> SealedBatch:
     found = discover(source, Pseudonymizer(SECRET.encode()), IngestParams(), source / "none")
-    return SealedBatch.of(terms, "batch-0", source, found.series)
+    return SealedBatch.of(terms, "batch-0", [source], found.series)
 
 
 def test_neither_a_header_nor_the_key_travels_or_lies_open(terms: Terms, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,26 @@ class Order:
 class HeldBatch:
     """A batch in this process."""
 
-    def __init__(self, series: tuple[RawSeries, ...], pseudonymizer: Pseudonymizer, series_root: Path) -> None:
+    def __init__(
+        self, series: tuple[RawSeries, ...], pseudonymizer: Pseudonymizer, series_root: Path, threads: int = 1
+    ) -> None:
         self.series = series
         self._pseudonymizer = pseudonymizer
         self._series_root = series_root
+        self._threads = threads
 
     def ingest(self, order: Order, told: Callable[..., None]) -> Outcomes:
         """Ingest each series; `told` hears of each."""
-        return _ingest_each(self.series, self._pseudonymizer, order, self._series_root, told)
+
+        def one(raw: RawSeries) -> tuple[str, tuple[Outcome, list[str]]]:
+            outcome = _ingest_one(raw, self._pseudonymizer, order, self._series_root)
+            told(raw.group_key, *outcome)
+            return raw.group_key, outcome
+
+        if self._threads == 1 or len(self.series) == 1:
+            return dict(map(one, self.series))
+        with ThreadPoolExecutor(self._threads) as pool:
+            return dict(pool.map(one, self.series))
 
 
 class SealedBatch:
@@ -59,8 +72,9 @@ class SealedBatch:
         self._name = name
 
     @classmethod
-    def of(cls, terms: Terms, name: str, source: Path, series: tuple[RawSeries, ...]) -> SealedBatch:
-        terms.seal(name, {"source": str(source.resolve()), "series": [_series_as_json(raw) for raw in series]})
+    def of(cls, terms: Terms, name: str, sources: Sequence[Path], series: tuple[RawSeries, ...]) -> SealedBatch:
+        places = [str(source.resolve()) for source in sources]
+        terms.seal(name, {"sources": places, "series": [_series_as_json(raw) for raw in series]})
         return cls(terms, name)
 
     def ingest(self, order: Order, told: Callable[..., None]) -> Outcomes:
@@ -72,28 +86,14 @@ class SealedBatch:
         """
         workspace = self._terms.enter()
         content = self._terms.unseal(self._name)
-        if not Path(content["source"]).exists():
+        if not all(Path(source).exists() for source in content["sources"]):
             raise UsageError(
                 "a worker does not see the source", todo="Put it on a file system that every worker has at one path."
             )
         series = tuple(_series_from_json(body) for body in content["series"])
         register_identifiers(text for raw in series if raw.slices for text in raw.slices[0].identifiers)
         pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), order.keep_identity)
-        return _ingest_each(series, pseudonymizer, order, workspace.series_root, told)
-
-
-def _ingest_each(
-    series: tuple[RawSeries, ...],
-    pseudonymizer: Pseudonymizer,
-    order: Order,
-    series_root: Path,
-    told: Callable[..., None],
-) -> Outcomes:
-    found: Outcomes = {}
-    for raw in series:
-        found[raw.group_key] = _ingest_one(raw, pseudonymizer, order, series_root)
-        told(raw.group_key, *found[raw.group_key])
-    return found
+        return HeldBatch(series, pseudonymizer, workspace.series_root).ingest(order, told)
 
 
 def _ingest_one(

@@ -10,17 +10,23 @@ from prefect import flow
 
 from data_contracts.errors import NothingUsableError
 from data_contracts.params import IngestParams
-from flows.intake.ingest import ingest_flow
+from flows.intake.batch import Order
+from flows.intake.ingest import ingest_sources
 from flows.intake.listening import inbox_of
 from flows.intake.pulling import PASSING_REASONS
 from flows.intake.sources import PrivatePaths
 from flows.progress import say
+from flows.running.batches import MOST_TASKS, batches
+from flows.running.runners import ConfiguredRunner
 from flows.settings import configured_secret
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 
+#: studies that are ingested together where few wait, and bunches that many make
+_FEW_STUDIES, _MOST_BUNCHES = 50, 64
 
-@flow(name="inbox", log_prints=False)
+
+@flow(name="inbox", task_runner=ConfiguredRunner(), log_prints=False)
 def inbox_flow(
     workspace_root: str, claimed: PrivatePaths, site: str, params: IngestParams, keep_identity: bool
 ) -> dict[str, Any]:
@@ -35,22 +41,25 @@ def inbox_flow(
     series_keys: set[str] = set()
     study_keys: set[str] = set()
     new, kept = 0, 0
-    for folder in claimed.paths:
+    order = Order(params, site, keep_identity, verify=False)
+    bunches = list(batches(claimed.paths, size=max(_FEW_STUDIES, -(-len(claimed.paths) // _MOST_BUNCHES))))
+    for folders in bunches:
         try:
-            record = ingest_flow(workspace_root, PrivatePaths(paths=(folder,)), site, params, keep_identity)
+            record = ingest_sources(workspace, folders, order, n_tasks=max(MOST_TASKS // len(bunches), 1))
             series_keys |= set(record["series_keys"])
             study_keys |= set(record["study_keys"])
             new += record["new"]
         except NothingUsableError:
             pass  # each item is in rejected.parquet, and counted below
-        source_key = keys.uid_key(str(folder.resolve()))
-        reasons = workspace.rejection_reasons(source_key)
-        refused.update(reason.value for reason in reasons)
-        if PASSING_REASONS & set(reasons):
-            kept += 1
-        else:
-            inbox.remove(folder)
-            workspace.forget_source(source_key)
+        for folder in folders:
+            source_key = keys.uid_key(str(folder.resolve()))
+            reasons = workspace.rejection_reasons(source_key)
+            refused.update(reason.value for reason in reasons)
+            if PASSING_REASONS & set(reasons):
+                kept += 1
+            else:
+                inbox.remove(folder)
+                workspace.forget_source(source_key)
     in_parts = _in_parts(workspace, series_keys)
     if in_parts:
         say(f"inbox: {len(in_parts)} series came in parts; have the sender send those studies again, whole")

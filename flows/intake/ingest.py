@@ -2,68 +2,71 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import threading
-import time
-from collections.abc import Set
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
-from data_contracts.errors import NothingUsableError
+from data_contracts.errors import NoduleflowError, NothingUsableError
 from data_contracts.params import IngestParams
-from data_contracts.series import Rejection, SeriesRecord
-from flows.engine import step
+from data_contracts.series import Rejection
+from flows.engine import scrubbed, step
 from flows.intake.batch import HeldBatch, Order, Outcomes, SealedBatch
 from flows.intake.identity import INGEST, ingest_policy, note_policy
-from flows.intake.known_sources import Outcome, SourceMemory, refusals_of, study_keys_of, summary
+from flows.intake.known_sources import SourceMemory, refusals_of, study_keys_of, summary
 from flows.intake.left_alone import left_alone
 from flows.intake.series_choice import remember_preference, states_another
+from flows.intake.source_groups import MOST_GROUPS, Heard, Scanned, groups_of, rounds_of, scratch_of
 from flows.intake.sources import PrivatePaths
 from flows.log_filter import register_identifiers
-from flows.progress import Stage, say, stage
-from flows.running.batches import batches
+from flows.progress import say, stage
+from flows.running.batches import MOST_TASKS, batches
 from flows.running.elsewhere import Terms, terms_of
 from flows.running.opaque import Opaque
 from flows.running.runners import ConfiguredRunner, completed
-from flows.settings import configured_secret
+from flows.settings import configured_secret, series_workers
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake.discover import RawSeries
-from pipeline.intake.known_scan import KnownScan, scan_source
+from pipeline.intake.known_scan import scan_source
 from pipeline.intake.known_source import FileDigests, KnownSource
 from pipeline.intake.settling import without_arriving
 from pipeline.intake.verify import told_otherwise
 
 #: voxels from which on a task takes no more series than it must
 _VOXELS_OF_A_TASK = 8 << 20
-#: what was ingested is noted at least so often, for a run that is killed
-_NOTE_EVERY_S = 20.0
 
 
-@step("discover")
-def scan(
-    source: PrivatePaths,
-    pseudonymizer: Opaque[Pseudonymizer],
-    known: Opaque[KnownSource],
-    scratch: Path,
-    series_root: Path,
-) -> KnownScan:
-    found = scan_source(source.paths[0], pseudonymizer.value, known.value, scratch, series_root)
-    assert found is not None, "a scan without a bound always ends in one"
-    return found
+@scrubbed
+def _scan(memories: Opaque[list[tuple[Path, SourceMemory]]], verify: bool, scanned: Opaque[list[Scanned]]) -> None:
+    """List the files of each source; what was listed before an error stays in `scanned`."""
+    for source, memory in memories.value:
+        known = KnownSource(memory.known.context) if verify else memory.known
+        series_root = memory.workspace.series_root
+        found = scan_source(source, memory.pseudonymizer, known, scratch_of(memory), series_root)
+        assert found is not None, "a scan without a bound always ends in one"
+        if found.distrusted:
+            say("ingest: files of this source changed without a trace; all of it is read again")
+        elif found.standing:
+            say(f"ingest: {len(found.standing)} series were read before and did not change")
+        scanned.value.append(Scanned(source, memory, found))
+
+
+@scrubbed
+def _rebuild_tables(workspace: Workspace) -> None:
+    workspace.rebuild_series_tables()
+
+
+scan = step("discover")(_scan)
+rebuild_tables = step("rebuild-tables")(_rebuild_tables)
 
 
 @step("ingest-series")
 def ingest_batch(batch: Opaque[HeldBatch | SealedBatch], order: Opaque[Order]) -> Outcomes:
     return batch.value.ingest(order.value, batch.told)
-
-
-@step("rebuild-tables")
-def rebuild_tables(workspace: Workspace) -> None:
-    workspace.rebuild_series_tables()
 
 
 @flow(name="ingest", task_runner=ConfiguredRunner(), log_prints=False)
@@ -83,51 +86,61 @@ def ingest_flow(
     added within so many seconds wait for another run; `studies_arriving` counts them. leave_known: series that the
     workspace has stay as they are, whatever policy or site they came in under.
     """
+    order = Order(params, site, keep_identity, verify)
     workspace = Workspace(Path(workspace_root)).create()
-    pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), keep_identity)
-    note_policy(workspace, INGEST, ingest_policy(params, keep_identity))
-    new_preference = states_another(workspace.preference_file, params)
-    remember_preference(workspace.preference_file, params)
+    return ingest_sources(workspace, sources.paths, order, settle_s=settle_s, leave_known=leave_known)
+
+
+def ingest_sources(
+    workspace: Workspace,
+    sources: Sequence[Path],
+    order: Order,
+    *,
+    settle_s: float = 0.0,
+    leave_known: bool = False,
+    n_tasks: int = 0,
+) -> dict[str, Any]:
+    """What `ingest_flow` does, for a flow that has the task runner of the configuration.
+
+    n_tasks: task runs that all the sources may cost together, for a caller with many such calls; lists and tables get
+    none then. 0: some 130 for their series, and one a list and a table for each of up to 16 groups.
+
+    Raises
+    ------
+    NothingUsableError: no source has a series that can be used.
+    """
+    pseudonymizer = Pseudonymizer(workspace.secret(configured_secret()), order.keep_identity)
+    note_policy(workspace, INGEST, ingest_policy(order.params, order.keep_identity))
+    new_preference = states_another(workspace.preference_file, order.params)
+    remember_preference(workspace.preference_file, order.params)
     before = workspace.series_keys()
-    study_keys: dict[str, str] = {}
-    rejected: list[Rejection] = []
-    differences: list[str] = []
-    n_arriving = 0
-    for source in sources.paths:
-        memory = SourceMemory.of(source, workspace, pseudonymizer, params, site, leave_known=leave_known)
-        scratch = workspace.scratch_root / f"ingest-{os.getpid()}-{memory.key}"
-        try:
-            found, n_held = without_arriving(_scan(source, memory, scratch, verify), source, settle_s)
-            n_arriving += n_held
-            register_identifiers(
-                text for raw in found.discovery.series if raw.slices for text in raw.slices[0].identifiers
-            )
-            left = left_alone(workspace, found.discovery.series, pseudonymizer) if leave_known else {}
-            if left:
-                say(f"ingest: {len(left)} series are in the workspace and stay as they are")
-            order = Order(params, site, keep_identity, verify)
-            outcomes = left | _ingest_all(found, left.keys(), memory, order, source, differences)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        items = [item for outcome in outcomes.values() for item in outcome]
-        refused, keys = refusals_of(found, items), study_keys_of(found, items)
-        changed = workspace.add_rejections(memory.key, refused) or new_preference or not keys.keys() <= before
-        if changed or not memory.known.tables or not workspace.has_series_tables():
-            rebuild_tables(workspace)
-            new_preference = False
-        if changed or not memory.known.tables or found.discovery.files:
-            memory.note(found, outcomes, tables=True)
-        study_keys |= keys
-        rejected += refused
-    record = summary(study_keys, before, rejected, n_arriving)
-    if n_arriving:
-        say(f"ingest: {n_arriving} studies are still arriving and wait for the next run")
-    if verify:
-        record["differences"] = differences
-        say(f"verify: {len(differences)} differences" if differences else "verify: everything is as it was stored")
-    if not study_keys and not n_arriving:
+    groups = [tuple(sources)] if n_tasks else list(groups_of(sources, workspace.root))
+    run = _Run(
+        workspace,
+        order,
+        pseudonymizer,
+        before,
+        settle_s,
+        leave_known,
+        own_steps=not n_tasks and len(groups) <= MOST_GROUPS,
+        n_tasks=n_tasks or max(MOST_TASKS // max(len(groups), 1), 1),
+        new_preference=new_preference,
+    )
+    for group in groups:
+        run.ingest(group)
+    record = summary(run.study_keys, before, run.rejected, run.n_arriving)
+    if run.n_arriving:
+        say(f"ingest: {run.n_arriving} studies are still arriving and wait for the next run")
+    if order.verify:
+        record["differences"] = run.differences
+        say(
+            f"verify: {len(run.differences)} differences"
+            if run.differences
+            else "verify: everything is as it was stored"
+        )
+    if not run.study_keys and not run.n_arriving:
         counted = ", ".join(f"{count} x {reason}" for reason, count in record["refused"].items()) or "no file at all"
-        detail = f" ({rejected[0].detail})" if len(rejected) == 1 and rejected[0].detail else ""
+        detail = f" ({run.rejected[0].detail})" if len(run.rejected) == 1 and run.rejected[0].detail else ""
         raise NothingUsableError(
             "no usable CT series in the sources",
             where=counted + detail,
@@ -136,78 +149,110 @@ def ingest_flow(
     return record
 
 
-def _scan(source: Path, memory: SourceMemory, scratch: Path, verify: bool) -> KnownScan:
-    known = KnownSource(memory.known.context) if verify else memory.known
-    private = PrivatePaths(paths=(source,))
-    series_root = memory.workspace.series_root
-    found: KnownScan = scan(private, Opaque(memory.pseudonymizer), Opaque(known), scratch, series_root)
-    if found.distrusted:
-        say("ingest: files of this source changed without a trace; all of it is read again")
-    elif found.standing:
-        say(f"ingest: {len(found.standing)} series were read before and did not change")
-    return found
+@dataclass
+class _Run:
+    """One ingest: what it was asked for, and what came of the groups so far.
 
-
-def _ingest_all(
-    found: KnownScan, left: Set[str], memory: SourceMemory, order: Order, source: Path, differences: list[str]
-) -> dict[str, Outcome]:
-    """The outcome of each series that was read, by group key, but for those left alone.
-
-    `differences` takes what a verification finds.
+    before: series keys of the workspace when it began. own_steps: list and tables are task runs of their own. n_tasks:
+    most task runs for the series of a group. new_preference: the tables choose otherwise now.
     """
-    series = tuple(raw for raw in found.discovery.series if raw.group_key not in left)
-    with terms_of(memory.workspace) as terms, stage("ingest", len(series)) as progress:
-        heard = _Heard(found, memory, progress, differences)
-        futures = [
-            ingest_batch.submit(Opaque(_batch(some, number, memory, source, terms), heard.of), Opaque(order))
-            for number, some in enumerate(batches(series, weight=_voxels, full=_VOXELS_OF_A_TASK))
+
+    workspace: Workspace
+    order: Order
+    pseudonymizer: Pseudonymizer
+    before: set[str]
+    settle_s: float
+    leave_known: bool
+    own_steps: bool
+    n_tasks: int
+    new_preference: bool
+    study_keys: dict[str, str] = field(default_factory=dict)
+    rejected: list[Rejection] = field(default_factory=list)
+    differences: list[str] = field(default_factory=list)
+    n_arriving: int = 0
+
+    def ingest(self, sources: Sequence[Path]) -> None:
+        """Ingest a group of sources; where one cannot be listed, those before it are ingested before it is said."""
+        params, site, leave = self.order.params, self.order.site, self.leave_known
+        memories = [
+            (one, SourceMemory.of(one, self.workspace, self.pseudonymizer, params, site, leave_known=leave))
+            for one in sources
         ]
-        for outcomes in completed(futures):
-            for key, (items, damaged) in outcomes.items():
-                heard.of(key, items, damaged)
-    if order.verify:
-        differences += told_otherwise(memory.known, found, heard.outcomes, FileDigests(memory.pseudonymizer.secret))
-    return heard.outcomes
+        scanned: list[Scanned] = []
+        failure: NoduleflowError | None = None
+        try:
+            try:
+                (scan if self.own_steps else _scan)(Opaque(memories), self.order.verify, Opaque(scanned))
+            except NoduleflowError as error:
+                failure = error
+            for one in scanned:
+                one.found, n_held = without_arriving(one.found, one.source, self.settle_s)
+                self.n_arriving += n_held
+            for some in rounds_of(scanned):
+                self._ingest_series(some)
+        finally:
+            for _, memory in memories:
+                shutil.rmtree(scratch_of(memory), ignore_errors=True)
+        self._keep(scanned)
+        if failure is not None:
+            raise failure
+
+    def _ingest_series(self, scanned: Sequence[Scanned]) -> None:
+        found = [raw for one in scanned for raw in one.found.discovery.series]
+        register_identifiers(text for raw in found if raw.slices for text in raw.slices[0].identifiers)
+        left = left_alone(self.workspace, found, self.pseudonymizer) if self.leave_known else {}
+        if left:
+            say(f"ingest: {len(left)} series are in the workspace and stay as they are")
+        series: list[tuple[Scanned, RawSeries]] = []
+        for one in scanned:
+            for raw in one.found.discovery.series:
+                if raw.group_key in left:
+                    one.outcomes[raw.group_key] = left[raw.group_key]
+                else:
+                    series.append((one, raw))
+        with terms_of(self.workspace) as terms, stage("ingest", len(series)) as progress:
+            heard = Heard(series, progress, self.differences)
+            parts = list(batches(series, weight=_voxels, full=_VOXELS_OF_A_TASK, most_tasks=self.n_tasks))
+            # few tasks must not leave cores idle
+            threads = -(-series_workers() // max(len(parts), 1))
+            futures = [
+                ingest_batch.submit(Opaque(self._batch(part, number, terms, threads), heard.of), Opaque(self.order))
+                for number, part in enumerate(parts)
+            ]
+            for outcomes in completed(futures):
+                for key, (items, damaged) in outcomes.items():
+                    heard.of(key, items, damaged)
+        if self.order.verify:
+            digests = FileDigests(self.pseudonymizer.secret)
+            for one in scanned:
+                self.differences += told_otherwise(one.memory.known, one.found, one.outcomes, digests)
+
+    def _batch(
+        self, part: Sequence[tuple[Scanned, RawSeries]], number: int, terms: Terms | None, threads: int
+    ) -> HeldBatch | SealedBatch:
+        series = tuple(raw for _, raw in part)
+        if terms is None:
+            return HeldBatch(series, self.pseudonymizer, self.workspace.series_root, threads)
+        return SealedBatch.of(terms, f"batch-{number:05d}", sorted({one.source for one, _ in part}), series)
+
+    def _keep(self, scanned: Sequence[Scanned]) -> None:
+        """Refusals, tables, and what is known of each source from now on."""
+        changed: list[Scanned] = []
+        is_known = self.workspace.has_series_tables()
+        for one in scanned:
+            refused, keys = refusals_of(one.found, one.items), study_keys_of(one.found, one.items)
+            is_other = self.workspace.add_rejections(one.memory.key, refused) or not keys.keys() <= self.before
+            is_known = is_known and one.memory.known.tables and not is_other
+            if is_other or self.new_preference or not one.memory.known.tables or one.found.discovery.files:
+                changed.append(one)
+            self.study_keys |= keys
+            self.rejected += refused
+        if scanned and (not is_known or self.new_preference):
+            (rebuild_tables if self.own_steps else _rebuild_tables)(self.workspace)
+            self.new_preference = False
+        for one in changed:
+            one.note(tables=True)
 
 
-def _batch(
-    some: tuple[RawSeries, ...], number: int, memory: SourceMemory, source: Path, terms: Terms | None
-) -> HeldBatch | SealedBatch:
-    if terms is None:
-        return HeldBatch(some, memory.pseudonymizer, memory.workspace.series_root)
-    return SealedBatch.of(terms, f"batch-{number:05d}", source, some)
-
-
-def _voxels(raw: RawSeries) -> float:
-    return sum(max(header.n_frames, 1) * header.rows * header.columns for header in raw.slices)
-
-
-class _Heard:
-    """What is known of the outcomes so far: each is shown once, and noted for the case of a kill."""
-
-    def __init__(self, found: KnownScan, memory: SourceMemory, progress: Stage, differences: list[str]) -> None:
-        self.outcomes: dict[str, Outcome] = {}
-        self._found = found
-        self._memory = memory
-        self._progress = progress
-        self._differences = differences
-        self._noted = time.monotonic()
-        self._guard = threading.Lock()
-
-    def of(self, key: str, items: Outcome, damaged: list[str]) -> None:
-        with self._guard:
-            if key in self.outcomes:
-                return
-            self.outcomes[key] = items
-            self._differences += [f"a stored volume was damaged and is written again: {name}" for name in damaged]
-            self._progress.advance("; ".join(_line(item) for item in items) or "nothing")
-            if time.monotonic() - self._noted > _NOTE_EVERY_S:
-                self._memory.note(self._found, self.outcomes, tables=False)
-                self._noted = time.monotonic()
-
-
-def _line(item: SeriesRecord | Rejection) -> str:
-    if isinstance(item, Rejection):
-        return f"refused ({item.reason.value})"
-    flags = ", ".join(finding.code.value for finding in item.findings)
-    return f"series {item.series_key}, {item.n_slices} slices" + (f" ({flags})" if flags else "")
+def _voxels(item: tuple[Scanned, RawSeries]) -> float:
+    return sum(max(header.n_frames, 1) * header.rows * header.columns for header in item[1].slices)

@@ -10,6 +10,7 @@ from flows.intake.known_sources import Outcome
 from flows.workspace import Workspace
 from pipeline.deidentify.pseudonyms import Pseudonymizer
 from pipeline.intake.discover import RawSeries
+from pipeline.intake.store import has_volume
 
 
 def left_alone(workspace: Workspace, series: Iterable[RawSeries], pseudonymizer: Pseudonymizer) -> dict[str, Outcome]:
@@ -25,7 +26,7 @@ def left_alone(workspace: Workspace, series: Iterable[RawSeries], pseudonymizer:
     found: dict[str, Outcome] = {}
     for raw in series:
         records = stored.get(raw.series_uid_key, [])
-        if not records or not all((workspace.root / record.volume_path).is_file() for record in records):
+        if not records or not all(has_volume(workspace.series_root / record.series_key, record) for record in records):
             continue
         keys = {pseudonymizer.uid_key(header.sop_instance_uid): header.sop_instance_uid for header in raw.slices}
         missing = keys.keys() - {key for record in records for key in record.sop_uid_keys}

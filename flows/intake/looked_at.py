@@ -1,14 +1,23 @@
-"""Studies of a server that a pull has looked at, and how many of them one ingest takes."""
+"""Studies of a server that a pull has looked at, how many of them one ingest takes, and what that may cost."""
 
 from __future__ import annotations
 
+import math
+import shutil
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from flows.running.batches import MOST_TASKS
 from pipeline.exchange.dicomweb import PulledSeries
 from pipeline.exchange.qido import FoundStudy
 
-#: studies that are ingested in one run: each run costs the Prefect server some tasks, and a kill loses the ingest of it
-_STUDIES_OF_A_RUN, _BYTES_OF_A_RUN = 50, 8 << 30
+#: studies that are ingested at once where few are new, and bunches that many make
+_FEW_STUDIES, _MOST_BUNCHES = 50, 64
+#: what lies on the disk before its ingest: an eighth of the free disk, within these bounds
+_LEAST_BYTES, _MOST_BYTES = 8 << 30, 64 << 30
+#: studies are locked while they wait for their ingest; a slow server fills no bunch in that time
+_MOST_WAIT_S = 900.0
 
 
 @dataclass
@@ -21,8 +30,44 @@ class LookedAt:
     is_stored: bool = True
 
 
-def is_enough(looked: list[LookedAt]) -> bool:
-    """Whether what was fetched is as much as one ingest takes."""
-    fetched = [series for one in looked for series in one.whole]
-    n_bytes = sum(file.stat().st_size for series in fetched[-1:] for file in series.retrieved.folder.iterdir())
-    return sum(bool(one.whole) for one in looked) >= _STUDIES_OF_A_RUN or n_bytes * len(fetched) >= _BYTES_OF_A_RUN
+class Bunches:
+    """Bunches of studies, each of which one ingest takes, and their shares of the task runs of a pull.
+
+    n_studies: that may be new. folder: on the disk that takes what is fetched.
+    """
+
+    def __init__(self, n_studies: int, folder: Path) -> None:
+        self._n_left = n_studies
+        self._most = max(_FEW_STUDIES, math.ceil(n_studies / _MOST_BUNCHES))
+        self._tasks_left = MOST_TASKS
+        self._folder = folder
+        self._begin()
+
+    def _begin(self) -> None:
+        self._n_bytes = self._n_studies = 0
+        self._since_s: float | None = None
+        self._room = min(max(_LEAST_BYTES, shutil.disk_usage(self._folder).free // 8), _MOST_BYTES)
+
+    def is_full(self, looked: LookedAt) -> bool:
+        """Whether the bunch, with a study that was just looked at, is as much as one ingest takes."""
+        if looked.whole:
+            self._n_studies += 1
+            self._since_s = self._since_s or time.monotonic()
+            folders = (series.retrieved.folder for series in looked.whole)
+            self._n_bytes += sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+        return (
+            self._n_studies >= self._most
+            or self._n_bytes >= self._room
+            or (self._since_s is not None and time.monotonic() - self._since_s >= _MOST_WAIT_S)
+        )
+
+    def end(self) -> int:
+        """Begin another bunch; how many task runs the ingest of this one may cost, at least one."""
+        if not self._n_studies:
+            return 1
+        share = self._tasks_left * self._n_studies // max(self._n_left, self._n_studies)
+        share = max(share, 1)
+        self._tasks_left = max(self._tasks_left - share, 0)
+        self._n_left = max(self._n_left - self._n_studies, 0)
+        self._begin()
+        return share

@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
+from flows.remote.opening import bucket_of
 from flows.workspace import Workspace
 from pipeline.exchange.dicomweb import days_before, is_same
 from pipeline.exchange.pull_state import KnownSeries, PullState
 from pipeline.exchange.qido import FoundStudy, find_instances, find_series, find_studies
 from pipeline.exchange.web_client import WebClient
+from pipeline.intake.volume_file import holds_volume
 
 #: how far before its mark an automatic pull looks again: studies reach a PACS after their date
 _OVERLAP_DAYS = 3
@@ -35,6 +38,8 @@ class Listing:
     settle_s: float = 0.0
 
     def __post_init__(self) -> None:
+        # a working copy of a bucket has only the volumes that something asked for
+        self._has_volumes = not bucket_of(self.workspace)
         self._lists_all = False
         self._late_before = ""
 
@@ -69,6 +74,11 @@ class Listing:
             return None
         return len(known.series) if all(map(self._stands, known.series.values())) else None
 
+    def n_unknown(self, studies: list[FoundStudy], limit: int) -> int:
+        """How many studies one has to ask for, at most `limit` of them where that is not 0."""
+        n = sum(self.known_series(study) is None for study in studies)
+        return min(n, limit or n)
+
     def note_whole(self, study: FoundStudy) -> None:
         """All of a study is stored."""
         if study.n_instances is not None:
@@ -93,8 +103,11 @@ class Listing:
 
     def _stands(self, entry: KnownSeries) -> bool:
         return entry.policy in ("", self.policy) and all(
-            (self.workspace.series_root / series / "series.json").is_file() for series in entry.accepted
+            self._is_stored(self.workspace.series_root / series) for series in entry.accepted
         )
+
+    def _is_stored(self, folder: Path) -> bool:
+        return (folder / "series.json").is_file() and (not self._has_volumes or holds_volume(folder))
 
 
 def _counted(client: WebClient, study: FoundStudy) -> int:

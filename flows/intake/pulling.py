@@ -16,7 +16,7 @@ from data_contracts.errors import ExchangeError, NothingUsableError, WorkspaceEr
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import Rejection, SeriesRecord
-from flows.intake.looked_at import LookedAt, is_enough
+from flows.intake.looked_at import Bunches, LookedAt
 from flows.intake.pull_listing import Listing
 from flows.intake.pull_request import PrivatePull
 from flows.progress import say, stage
@@ -46,7 +46,7 @@ _COUNTED = (
 
 
 class Pull:
-    """One pull: its server's records, its counts, and what is not whole."""
+    """One pull: its server's records, its counts, and what is not whole. n_tasks: that the next ingest may cost."""
 
     def __init__(
         self, workspace: Workspace, request: PrivatePull, server: WebServer, site: str, params: IngestParams, keep: bool
@@ -63,11 +63,11 @@ class Pull:
         self.listing = Listing(
             workspace, self.state, self.pseudonymizer.uid_key, params.digest(), request.modality, request.settle_s
         )
-        self.counts: Counter[str] = Counter()
-        self.refused: Counter[str] = Counter()
+        self.counts, self.refused = Counter[str](), Counter[str]()
         self.series_keys: set[str] = set()
         self.study_keys: set[str] = set()
         self.gaps: list[str] = []
+        self.n_tasks = 1
 
     def nothing_new(self) -> dict[str, Any] | None:
         """The record of a pull that finds every series known; None where there is something to do."""
@@ -106,6 +106,7 @@ class Pull:
         with WebClient(self.server) as client, ExitStack() as locks:
 
             def store() -> None:
+                self.n_tasks = bunches.end()
                 self._ingest([one for one in looked if one.whole], ingest)
                 locks.close()
                 done.extend(looked)
@@ -113,6 +114,7 @@ class Pull:
                 self._advance(done)
 
             studies = self.listing.studies(client, self.request.study_uids, self.request.since)
+            bunches = Bunches(self.listing.n_unknown(studies, self.request.limit), self.workspace.root)
             with stage("pull", len(studies)) as progress:
                 for study in studies:
                     if self.request.limit and n_fetched >= self.request.limit:
@@ -120,7 +122,7 @@ class Pull:
                     before = self.counts["series_fetched"] + len(self.gaps)
                     try:
                         self._look(client, study, looked, locks, store)
-                        if is_enough(looked):
+                        if bunches.is_full(looked[-1]):
                             store()
                     except ExchangeError:
                         store()  # what came before the server went away is whole

@@ -13,12 +13,13 @@ from flows.oncall.findings import Findings, cause_of
 from flows.oncall.judging import judge_schedules
 from flows.oncall.prefect_view import reading, server_note, view
 from flows.oncall.registry_view import probe_server
+from flows.oncall.volumes import MEND, lacking_volumes, told
 from flows.settings import Settings
 from flows.workspace import Workspace
 
 
 def tables(workspace: Workspace) -> Check:
-    """Every table read and checked whole, and every record of a series."""
+    """Every table read and checked whole, and every record of a series; a look at the size of every volume."""
     from data_contracts.nodules import NODULE_TABLE
     from data_contracts.series import REJECTED_TABLE, SERIES_TABLE, SeriesRecord
 
@@ -45,6 +46,11 @@ def tables(workspace: Workspace) -> Check:
     if torn:
         what = f"{len(torn)} records of series cannot be read ({', '.join(torn[:3])})"
         faults.append(("failed", what, "Ingest their source again."))
+    try:
+        if lacking := lacking_volumes(workspace):
+            faults.append(("failed", told(lacking), f"{MEND}."))
+    except (OSError, ValueError):
+        pass  # a table that cannot be read was named above
     return worst("tables", faults, "tables and records of series can be read")
 
 

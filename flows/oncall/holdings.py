@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.oncall.findings import Findings
+from flows.oncall.volumes import MEND, lacking_volumes, told
 
 if TYPE_CHECKING:
     from flows.workspace import Workspace
@@ -32,6 +33,8 @@ def holdings(workspace: Workspace, found: Findings) -> dict[str, Any]:
             found.add(f"series.parquet has {n_series} series, series/ has {n_records}", _REBUILT)
     if series is None:
         n_series = len(folders)
+    elif lacking := found.section("volumes", lambda: lacking_volumes(workspace), []):
+        found.add(told(lacking), MEND)
     runs, unfinished = _runs(workspace, found)
     return {
         "series": n_series,

@@ -7,13 +7,13 @@ import os
 import re
 from pathlib import Path
 
-_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+]*):/+(?P<rest>.*)")
+_URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+]*):(?:/+(?P<rest>.*))?")
 #: file of a working copy that names its bucket
 MARK = ".remote"
 
 
 def is_url(place: str | Path) -> bool:
-    """Whether a workspace is named by a URL; a path may have lost one of its slashes."""
+    """Whether a workspace is named by a URL, whole or not; a path may have lost its slashes."""
     found = _URL.fullmatch(str(place))
     return found is not None and len(found["scheme"]) > 1
 
@@ -21,8 +21,10 @@ def is_url(place: str | Path) -> bool:
 def checked_url(place: str | Path) -> str:
     """The URL of a workspace in its one form; raises ValueError."""
     found = _URL.fullmatch(str(place))
-    rest = "/".join(part for part in (found["rest"] if found else "").split("/") if part)
-    if found is None or found["scheme"] != "s3" or not rest or ".." in rest.split("/"):
+    rest = "/".join(part for part in ((found["rest"] if found else "") or "").split("/") if part)
+    # with a third slash there is no bucket, and what follows is none
+    is_nameless = str(place).startswith("s3:///")
+    if found is None or found["scheme"] != "s3" or not rest or is_nameless or ".." in rest.split("/"):
         raise ValueError("a workspace is a folder or s3://bucket/prefix")
     return f"s3://{rest}"
 

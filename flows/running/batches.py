@@ -25,6 +25,7 @@ def batches(
     full: float = math.inf,
     workers: int = 0,
     size: int | None = None,
+    most_tasks: int = MOST_TASKS,
 ) -> Iterator[tuple[T, ...]]:
     """The items in order, by task.
 
@@ -32,13 +33,13 @@ def batches(
     ----------
     weight, full: what an item costs; a task of so much takes no more items than it must.
     workers: how many tasks run at a time; 0 asks the settings.
-    size: items of a task; None asks the settings, where 0 means automatic: at most 128 tasks.
+    size: items of a task; None asks the settings, where 0 means automatic: at most `most_tasks`.
     """
     if not items:
         return
     size = configured_batch() if size is None else size
-    least = size or math.ceil(len(items) / MOST_TASKS)
-    few = min(max(_FEW_TASKS, _TASKS_OF_A_WORKER * (workers or series_workers())), MOST_TASKS)
+    least = size or math.ceil(len(items) / most_tasks)
+    few = min(max(_FEW_TASKS, _TASKS_OF_A_WORKER * (workers or series_workers())), most_tasks)
     most = size or max(least, len(items) // few + 1)
     some: list[T] = []
     total = 0.0

@@ -93,14 +93,15 @@ def find_instances(client: WebClient, series: FoundSeries) -> list[str]:
 def _search(client: WebClient, path: str, level: str, query: dict[str, str]) -> Iterator[JsonDataset]:
     """Every match once, whatever the server makes of limit and offset.
 
-    A page shorter than asked for is no end (servers cap it); an empty page, or one with nothing new, is.
+    A page shorter than asked for is no end (servers cap it); an empty page, or one with nothing new, is. An empty page
+    after a full one is not believed.
 
     Raises
     ------
     ExchangeError: the server gives the same first page again and says, or shows, that there is more.
     """
     seen: set[str] = set()
-    offset = 0
+    offset = n_last = 0
     while True:
         page, is_cut = _page(client, path, {**query, "limit": str(_PAGE), "offset": str(offset)}, level)
         fresh = _fresh(page, level, seen)
@@ -108,8 +109,11 @@ def _search(client: WebClient, path: str, level: str, query: dict[str, str]) -> 
         offset += len(page)
         if page and not fresh:
             yield from _whole_answer(client, path, query, level, seen, is_cut)
+        if not page and n_last >= _PAGE:
+            yield from _behind_the_offset(client, path, query, level, seen)
         if not fresh:
             return
+        n_last = len(page)
 
 
 def _fresh(page: list[JsonDataset], level: str, seen: set[str]) -> list[JsonDataset]:
@@ -118,6 +122,24 @@ def _fresh(page: list[JsonDataset], level: str, seen: set[str]) -> list[JsonData
     fresh = {uid: item for uid, item in found.items() if is_uid(uid) and uid not in seen}
     seen |= set(fresh)
     return list(fresh.values())
+
+
+def _behind_the_offset(
+    client: WebClient, path: str, query: dict[str, str], level: str, seen: set[str]
+) -> Iterator[JsonDataset]:
+    """Matches beyond the last full page, asked for by ever larger limits and no offset.
+
+    Where Orthanc filters for itself (ModalitiesInStudy) it takes the offset off the first `limit` matches, so that
+    every page but the first is empty, and nothing says that there is more.
+    """
+    limit = len(seen)
+    while True:
+        limit *= 2
+        page, _ = _page(client, path, {**query, "limit": str(limit)}, level)
+        fresh = _fresh(page, level, seen)
+        yield from fresh
+        if not fresh or len(page) < limit:
+            return
 
 
 def _whole_answer(

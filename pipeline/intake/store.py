@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 
@@ -13,13 +14,30 @@ from data_contracts.series import SeriesRecord
 from data_contracts.volume import CTVolume
 from pipeline.imaging.nifti import write_nifti
 from pipeline.imaging.padding_mask import PADDING_NAME, PaddingMask, write_padding_mask
+from pipeline.intake.volume_file import HEADER_BYTES, NAMES, least_volume_bytes
 
 RECORD_NAME = "series.json"
+#: where a NIfTI-1 file says at which byte its voxels begin (float32)
+_OFFSET_AT = 108
 
 
 def volume_name(compress: bool) -> str:
     """File name of a volume."""
-    return "volume.nii.gz" if compress else "volume.nii"
+    return NAMES[compress]
+
+
+def has_volume(folder: Path, record: SeriesRecord) -> bool:
+    """Whether the volume of a stored series lies in its folder, neither emptied nor cut."""
+    path = folder / Path(record.volume_path).name
+    least = least_volume_bytes(path.name, record.shape_kji)
+    try:
+        if path.suffix == ".gz":
+            return path.stat().st_size >= least
+        with path.open("rb") as file:
+            (offset,) = struct.unpack_from("<f", file.read(_OFFSET_AT + 4), _OFFSET_AT)
+            return os.fstat(file.fileno()).st_size >= least - HEADER_BYTES + max(int(offset), HEADER_BYTES)
+    except (OSError, ValueError, struct.error):
+        return False
 
 
 def store_series(
@@ -72,7 +90,7 @@ def _kept(target: Path, record: SeriesRecord) -> SeriesRecord | None:
         stored = SeriesRecord.read(target / RECORD_NAME)
     except ContractError:
         return None
-    if not (target / Path(stored.volume_path).name).is_file():
+    if not has_volume(target, stored):
         return None
     # the same voxels: what may differ is where they came from, and in which form findings name their slices
     now = {name: getattr(record, name) for name in ("identity", "source_path", "findings")}
