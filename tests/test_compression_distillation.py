@@ -23,6 +23,7 @@ from models.compression.distillation import distillation_loss
 from models.compression.teacher import Teacher, TeacherInputs
 from models.fitting.data import FitData, LabelledPatches
 from models.fitting.fit import fit_classifier
+from models.fitting.frozen_prefix import PatchInputs
 from models.networks.backbones import build_backbone
 from models.networks.inputs import to_images
 from models.networks.network import NetworkPlan, build_network
@@ -71,6 +72,21 @@ def test_the_teacher_sees_the_augmentation_that_its_student_sees_at_its_own_size
     with torch.no_grad():
         expected = teacher.network(augment(to_images(data.patches, teacher.spec), draws))
     torch.testing.assert_close(inputs.batch(torch.arange(6)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_teacher_sees_the_style_that_its_student_sees():
+    data, teacher = crops(6), teacher_of()
+    index = torch.arange(6)
+    logits = {}
+    for style in (False, True):
+        params = PARAMS.model_copy(update={"style": style})
+        taught = TeacherInputs(teacher, data.patches, params, frozen=False).epoch(3, torch.Generator())
+        logits[style] = taught.batch(index)
+    seen = PatchInputs(data.patches, spec_of(), None, pooled=False, variants=4, seed=PARAMS.seed, styled=True)
+    with torch.no_grad():
+        expected = teacher.network(seen.epoch(3, torch.Generator()).batch(index).unflatten(0, (6, 1)))
+    torch.testing.assert_close(logits[True], expected, rtol=1e-4, atol=1e-4)
+    assert float((logits[True] - logits[False]).abs().max()) > 1e-3
 
 
 def test_with_frozen_stages_the_teacher_sees_the_variant_that_was_drawn_for_its_student():

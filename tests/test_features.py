@@ -164,3 +164,7 @@ def test_a_training_reads_features_of_its_own_precision():
     wanted = feature_params(TrainParams(unfreeze=0, augmentations=1, precision="auto", input_size_px=64))
     assert wanted is not None and wanted.precision == "auto" and wanted.input_size_px == 64
     assert feature_params(TrainParams(unfreeze=0, augmentations=1)).precision == "fp32"
+
+
+def test_a_training_that_restyles_its_patches_reads_no_table():
+    assert feature_params(TrainParams(unfreeze=0, augmentations=1, style=True)) is None

@@ -173,13 +173,38 @@ def test_a_fit_with_style_has_variants_even_where_none_were_asked_for():
     labelled = LabelledPatches(patches, np.array([0, 1] * 4, dtype=float))
     frozen = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
     seen = {}
-    for adaptation in ((), ("style",)):
-        params = TrainParams(adaptation=adaptation, augmentations=1, unfreeze=0, batch_size=8)
+    wanted = {"plain": {}, "style=true": {"style": True}, "adaptation=style": {"adaptation": ("style",)}}
+    for name, settings in wanted.items():
+        params = TrainParams(**settings, augmentations=1, unfreeze=0, batch_size=8)
         batches = Batches(FitData(labelled, labelled), labelled, spec(), frozen, params)
         epochs = [batches._source.epoch(epoch, torch.Generator().manual_seed(epoch)) for epoch in range(3)]
         values = [epoch.batch(torch.arange(8)) for epoch in epochs]
-        seen[adaptation] = all(torch.equal(values[0], value) for value in values[1:])
-    assert seen == {(): True, ("style",): False}
+        seen[name] = all(torch.equal(values[0], value) for value in values[1:])
+    assert seen == {"plain": True, "style=true": False, "adaptation=style": False}
+
+
+def test_style_in_an_ordinary_training_is_the_style_of_the_adaptation():
+    patches = noisy_patches(8)
+    labelled = LabelledPatches(patches, np.array([0, 1] * 4, dtype=float))
+    seen = {}
+    for name, settings in {"plain": {}, "both": {"style": True}, "alone": {"adaptation": ("style",)}}.items():
+        params = TrainParams(**settings, unfreeze=5, batch_size=8)
+        batches = Batches(FitData(labelled, labelled), labelled, spec(), None, params)
+        seen[name] = batches._source.epoch(0, torch.Generator()).batch(torch.arange(8))
+    torch.testing.assert_close(seen["both"], seen["alone"])
+    assert float((seen["both"] - seen["plain"]).abs().max()) > 0.05
+
+
+def test_with_style_both_sites_of_an_adaptation_are_augmented_alike():
+    patches, target = noisy_patches(8), noisy_patches(8, seed=1)
+    labelled = LabelledPatches(patches, np.array([0, 1] * 4, dtype=float))
+    seen = {}
+    for style in (False, True):
+        params = TrainParams(style=style, adaptation=("coral",), unfreeze=5, batch_size=8)
+        batches = Batches(FitData(labelled, labelled, target=target), labelled, spec(), None, params)
+        assert batches._target is not None
+        seen[style] = batches._target.epoch(0, torch.Generator()).batch(torch.arange(8))
+    assert float((seen[True] - seen[False]).abs().max()) > 0.05
 
 
 @pytest.fixture(scope="module")

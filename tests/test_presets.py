@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from data_contracts.errors import UsageError
+from data_contracts.params import ADAPTATION_METHODS
 from flows.presets import assignments, preset_names, train_params
 
 
@@ -24,6 +25,23 @@ def test_only_the_presets_that_say_so_start_from_random_weights():
         "small-cnn",
         "student",
     ]
+
+
+def test_every_adaptation_has_a_preset_and_these_differ_in_the_method_alone():
+    named = {method: f"finetune-{method.removesuffix('-e')}" for method in ADAPTATION_METHODS if method != "cdan"}
+    same = {"preset": "finetune-dann", "adaptation": ("dann",)}
+    for method, name in named.items():
+        params = train_params(name, {})
+        assert params.adaptation == (method,)
+        assert params.model_copy(update=same) == train_params("finetune-dann", {})
+
+
+def test_presets_of_joint_training_and_concepts_differ_from_fine_tuning_in_that_alone():
+    plain = train_params("finetune", {})
+    for name, key in (("joint", "target_label_weight"), ("multi-task", "auxiliary_weight")):
+        params = train_params(name, {})
+        assert getattr(params, key) > 0
+        assert params.model_copy(update={"preset": "finetune", key: 0.0}) == plain
 
 
 def test_a_version_or_a_site_may_be_called_by_a_number():

@@ -65,6 +65,7 @@ def test_a_run_has_source_only_and_each_method_that_was_asked_for() -> None:
             {"target_label_weight": 1.0, "target_site": "B", "source_site": "A", "adaptation": "mcc"},
             "learns the target's labels",
         ),
+        ({"style": True, "adaptation": "style", "target_site": "B", "source_site": "A"}, "would be source-only again"),
     ],
 )
 def test_sites_that_a_method_lacks_are_asked_for_in_one_line(values: dict[str, object], words: str) -> None:

@@ -85,6 +85,8 @@ class TrainParams(Params):
         promoted, or ends the training.
     deterministic: refuse operations whose result is not the same every time (torch's own switch).
     noise: standard deviation of Gaussian noise on augmented images, in units of the normalised image.
+    style: augment with kernel sharpening and noise, measured on one study's B40f and B70f, too, in every network of the
+        run; at least four variants of each patch then.
     common_spacing_mm: grid to which crops of differing pixel spacing are resampled; 0 leaves them.
     """
 
@@ -139,6 +141,7 @@ class TrainParams(Params):
     deterministic: bool = False
     near_duplicates: Literal["refuse", "warn"] = "warn"
     noise: float = Field(0.0, ge=0)
+    style: bool = False
 
     @field_validator("auxiliary_weights")
     @classmethod

@@ -27,6 +27,7 @@ from flows.running.elsewhere import Terms, terms_of
 from flows.running.opaque import Opaque
 from flows.running.runners import ConfiguredRunner, completed
 from flows.workspace import Workspace
+from models.augmentation.style import variant_count
 from models.engines.heap import give_back
 from models.engines.open_engine import OpenedEngine, open_engine
 from models.engines.plan import EnginePlan, plan_engine
@@ -58,7 +59,7 @@ class FeatureRun(NamedTuple):
 
 def feature_params(params: TrainParams) -> FeatureParams | None:
     """The feature table a training can learn from; None where a stage learns or every epoch sees other patches."""
-    changing = params.unfreeze > 0 or params.augmentations > 1 or params.common_spacing_mm > 0
+    changing = params.unfreeze > 0 or variant_count(params) > 1 or params.common_spacing_mm > 0
     volumes = params.volumetric != "planes" or is_volumetric(params.backbone)
     if changing or volumes or params.adaptation or params.pooling != "mean":
         return None

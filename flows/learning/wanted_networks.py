@@ -15,7 +15,7 @@ def network_names(params: TrainParams) -> list[str]:
 
     Raises
     ------
-    UsageError: an adaptation or a joint training without the sites it needs, or both at once.
+    UsageError: an adaptation or a joint training without the sites it needs, or both at once; style twice.
     """
     if params.adaptation and not params.target_site:
         raise UsageError("adaptation needs a target site", where="target_site", todo="Add --set target_site=NAME.")
@@ -25,6 +25,12 @@ def network_names(params: TrainParams) -> list[str]:
             "adaptation needs a source site that is not the target",
             where="source_site",
             todo="Add --set source_site=NAME.",
+        )
+    if params.style and "style" in params.adaptation:
+        raise UsageError(
+            "style=true augments every network, so the one called style would be source-only again",
+            where=f"style=true, adaptation={','.join(params.adaptation)}",
+            todo="Choose one: style=false, or an adaptation without style.",
         )
     if params.target_label_weight == 0:
         return [SOURCE_ONLY, *params.adaptation]

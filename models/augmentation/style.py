@@ -1,9 +1,9 @@
 """Kernel and dose as augmentation: patches sharpened or softened between two real kernels, and noise of their grain.
 
-The plain alternative to adaptation. A Siemens Sensation 10 study was reconstructed with B40f (soft) and B70f (sharp)
-from the same raw data (Lung-PET-CT-Dx A0002, TCIA, CC BY 4.0, doi 10.7937/TCIA.2020.NNC2-0461), so the ratio of their
-spectra is what the sharp kernel does, to anatomy and noise alike. `python tests/benchmarks/measure_kernels.py` prints
-the figures that stand below.
+Part of any training by `style=true`, and as one network beside others the plain alternative to adaptation. A Siemens
+Sensation 10 study was reconstructed with B40f (soft) and B70f (sharp) from the same raw data (Lung-PET-CT-Dx A0002,
+TCIA, CC BY 4.0, doi 10.7937/TCIA.2020.NNC2-0461), so the ratio of their spectra is what the sharp kernel does, to
+anatomy and noise alike. `python tests/benchmarks/measure_kernels.py` prints the figures that stand below.
 
 A kernel acts in the plane of the gantry. So the filter and the grain of the noise depend on the part of the spatial
 frequency that lies in the axial plane, and a coronal plane is sharpened along its columns alone.
@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data_contracts.model_card import InputSpec
+from data_contracts.params import TrainParams
 from models.augmentation.kernels import add_noise
 
 #: cycles a mm from one value of the tables below to the next, which start at 0
@@ -50,7 +51,7 @@ SOFT_NOISE = (24.6, 85.8, 107.8, 113.5, 113.2, 113.8, 111.6, 105.3, 89.5, 68.5, 
 SOFT_INDEX, SHARP_INDEX = -5.06, -3.24
 #: The slices of the pair are 8 mm thick; a slice of 1.25 mm has sqrt(8 / 1.25) times their noise.
 NOISE_MOST = 2.5
-#: variants of each patch where no more were asked for: with the patch itself alone there would be no style
+#: variants of each patch where no more were asked for
 LEAST_VARIANTS = 4
 
 _MARGIN_PX = 8
@@ -61,6 +62,16 @@ _AXIAL = (1.0, 1.0)
 _PLANES = (_AXIAL, (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.5, 1.0), (0.5, 1.0), (0.5, 1.0), (0.5, 1.0))
 _LOW_BAND, _HIGH_BAND = (0.10, 0.20), (0.35, 0.50)
 _SAMPLE_PATCHES = 128
+
+
+def is_styled(params: TrainParams) -> bool:
+    """Whether the patches that a network learns from are augmented by style."""
+    return params.style or "style" in params.adaptation
+
+
+def variant_count(params: TrainParams) -> int:
+    """How many variants of each patch a network learns from; without any but the patch itself there is no style."""
+    return max(params.augmentations, LEAST_VARIANTS) if is_styled(params) else params.augmentations
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
+from models.augmentation.style import is_styled, variant_count
 from models.fitting.frozen_prefix import EpochInputs, PatchInputs
 from models.networks.inputs import axes_of, plane_count
 from models.networks.network import NoduleNetwork, Trunk
@@ -67,9 +68,10 @@ class TeacherInputs:
             teacher.spec,
             stages if frozen else None,
             pooled=frozen,
-            variants=params.augmentations,
+            variants=variant_count(params),
             seed=params.seed,
             noise_std=params.noise,
+            styled=is_styled(params),
         )
 
     def epoch(self, epoch: int, generator: torch.Generator) -> EpochInputs:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data_contracts.model_card import InputSpec
 from data_contracts.params import TrainParams
 from models.adaptation.methods import WITHOUT_LOSS
-from models.augmentation.style import LEAST_VARIANTS
+from models.augmentation.style import is_styled, variant_count
 from models.compression.teacher import TeacherInputs
 from models.fitting.data import FitData, LabelledPatches
 from models.fitting.frozen_prefix import EpochInputs, PatchInputs
@@ -38,17 +38,16 @@ class Batches:
             pooled = params.unfreeze == 0
             known = features if pooled and variants == 1 else None
             options = {"pooled": pooled, "variants": variants, "seed": seed, "noise_std": params.noise}
-            return PatchInputs(patches, spec, prefix, features=known, styled="style" in params.adaptation, **options)
+            return PatchInputs(patches, spec, prefix, features=known, styled=is_styled(params), **options)
 
-        least = LEAST_VARIANTS if "style" in params.adaptation else 1
-        self._source = inputs(train.patches, max(params.augmentations, least), params.seed, train.features)
+        self._source = inputs(train.patches, variant_count(params), params.seed, train.features)
         self._teacher: TeacherInputs | None = None
         if data.teacher is not None:
             data.teacher.check(spec, params)
             self._teacher = TeacherInputs(data.teacher, train.patches, params, frozen=prefix is not None)
         self._target: PatchInputs | None = None
         if data.target is not None and set(params.adaptation) - set(WITHOUT_LOSS):
-            self._target = inputs(data.target, params.augmentations, params.seed + 1)
+            self._target = inputs(data.target, variant_count(params), params.seed + 1)
         self._targets = torch.from_numpy(train.targets(params.soft_label_weight))
         self._weights = class_balance(self._targets)
         if params.class_weights != "balanced":  # "size" came with the weights of the patches

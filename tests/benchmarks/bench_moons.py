@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "benchmarks")]
 
 import numpy as np  # noqa: E402
-from oracles.moons import Moons, joined, moons  # noqa: E402
+from oracles.moons import Method, Moons, joined, moons  # noqa: E402
 from oracles.test_moons import choices  # noqa: E402
 from paired import Row, publish, value_row  # noqa: E402
 
@@ -47,13 +47,12 @@ _PER_SEED = ("source_logits", "target_logits", "source_hidden", "target_hidden")
 
 def main() -> int:
     """Train, print, write bench/moons.json."""
-    rows = [
-        accuracies("35 degrees: source-only", moons("source-only", 35, SEEDS)),
-        accuracies("35 degrees: DANN", moons("dann", 35, SEEDS), _DANN),
-    ]
-    single = moons("cdan-e", 35, SEEDS)
-    rows.append(accuracies("35 degrees: CDAN+E, one network", single, _CDAN))
-    rows += [accuracies(f"35 degrees: CDAN+E, mean of {n} networks", joined(single, n), _CDAN) for n in (4, 8)]
+    rows = [accuracies("35 degrees: source-only", moons("source-only", 35, SEEDS))]
+    methods: tuple[tuple[str, Method, float], ...] = (("DANN", "dann", _DANN), ("CDAN+E", "cdan-e", _CDAN))
+    for name, method, bound in methods:
+        single = moons(method, 35, SEEDS)
+        rows.append(accuracies(f"35 degrees: {name}, one network", single, bound))
+        rows += [accuracies(f"35 degrees: {name}, mean of {n} networks", joined(single, n), bound) for n in (4, 8)]
     alone, single = moons("source-only", 50, SEEDS), moons("cdan-e", 50, SEEDS)
     four = joined(single, 4)
     rows += [

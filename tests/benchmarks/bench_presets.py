@@ -29,7 +29,9 @@ FROM_NOTHING: dict[str, Any] = {"weights": "none"}
 #: presets by the dataset that each is for, and what is set on top to score it
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "probe": ("planes", FROM_IMAGENET),
+    "mlp-probe": ("planes", FROM_IMAGENET),
     "finetune": ("planes", FROM_IMAGENET),
+    "multi-task": ("planes", FROM_IMAGENET),
     "sgd": ("planes", FROM_IMAGENET),
     "attention": ("nine-planes", FROM_IMAGENET),
     "scratch": ("planes", {}),
@@ -38,7 +40,13 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "3d-acs": ("cubes", FROM_IMAGENET),
     "medicalnet": ("cubes", FROM_NOTHING),
 }
-ADAPTED = "finetune-dann"
+#: runs from one site to the other: a preset and what is set on top. The presets finetune-METHOD differ in their method
+#: alone, so one run with all of them fits the network of each, and source-only once.
+TWO_SITES: dict[str, tuple[str, dict[str, str]]] = {
+    "finetune-dann": ("finetune-dann", {}),
+    "joint": ("joint", {}),
+    "adaptations": ("finetune-dann", {"adaptation": "all"}),
+}
 DATASETS = {"planes": ("2.5d",), "nine-planes": ("2.5d", "--set", "planes=9"), "cubes": ("3d",)}
 SEED = 7
 
@@ -127,26 +135,29 @@ def scored(preset: str, workspace: Path, n_folds: int, work: Path) -> list[dict[
     return rows
 
 
-def adapted(workspace: Path) -> list[dict[str, Any]]:
-    """Rows of the adaptation from one site to the other, by the command itself, and what source-only has there."""
+def two_sites(name: str, workspace: Path) -> list[dict[str, Any]]:
+    """Rows of a run from one site to the other, by the command itself, and what source-only has there."""
     from data_contracts.evaluation import EvaluationReport
 
-    settings = {"source_site": "site-a", "target_site": "site-b", "backbone": "mobilenet_v2", "threads": "1"}
+    preset, settings = TWO_SITES[name]
+    settings = {"source_site": "site-a", "target_site": "site-b", "backbone": "mobilenet_v2", "threads": "1"} | settings
     sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    words = ("--preset", ADAPTED, "--dataset", "planes", "--weights", str(WEIGHTS))
+    words = ("--preset", preset, "--dataset", "planes", "--weights", str(WEIGHTS))
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     record = noduleflow(workspace, "train", *words, *sets)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     minutes = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / 60
-    print(f"{ADAPTED}: {minutes:.1f} minutes of processor time, 0.2 where the run was there", flush=True)
-    rows = [{"work": ADAPTED, "value": minutes, "unit": "minutes of processor time", "record": record, "n": 1}]
+    print(f"{name}: {minutes:.1f} minutes of processor time, 0.2 where the run was there", flush=True)
+    rows = [{"work": name, "value": minutes, "unit": "minutes of processor time", "record": record, "n": 1}]
     evaluation = EvaluationReport.read(Path(record["folder"]) / "evaluation.json")
     for network, figures in evaluation.alternatives.items():
         found = next(row for row in figures if (row.score, row.site) == ("score_image", "site-b")).auc
-        print(f"{ADAPTED}: {network}, image only, site-b: AUC {found.text()}, n {found.n}", flush=True)
+        print(f"{name}: {network}, image only, site-b: AUC {found.text()}, n {found.n}", flush=True)
         interval = [found.low, found.high]
-        rows.append({"work": f"{ADAPTED}: {network}", "value": found.value, "interval": interval, "n": found.n})
-    print(f"{ADAPTED}: the gate chose {record['network']}", flush=True)
+        rows.append({"work": f"{name}: {network}", "value": found.value, "interval": interval, "n": found.n})
+    print(f"{name}: kept {record['network']}", flush=True)
+    for reason in evaluation.adaptation.reasons if evaluation.adaptation else ():
+        print(f"{name}: {reason}", flush=True)
     return rows
 
 
@@ -155,7 +166,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--patients", type=int, default=90)
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--only", default="", help="Presets, with commas between them; all by default.")
+    parser.add_argument("--only", default="", help="Presets or runs of two sites, with commas; all by default.")
     parser.add_argument("--work", type=Path)
     options = parser.parse_args()
     if not WEIGHTS.is_file():
@@ -166,8 +177,11 @@ def main() -> int:
         work = options.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         workspace = make_datasets(work, options.patients)
-        for preset in options.only.split(",") if options.only else [*PRESETS, ADAPTED]:
-            rows += adapted(workspace) if preset == ADAPTED else scored(preset, workspace, options.folds, work)
+        for preset in options.only.split(",") if options.only else [*PRESETS, *TWO_SITES]:
+            if preset in TWO_SITES:
+                rows += two_sites(preset, workspace)
+            else:
+                rows += scored(preset, workspace, options.folds, work)
     target = REPOSITORY / "bench" / "presets.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(rows, indent=1) + "\n")

@@ -4,12 +4,13 @@ Data and the network's 15 sigmoid units are those of Ganin et al. 2016 (JMLR 17:
 code has them (GRAAL-Research/domain_adversarial_neural_network, BSD): 150 + 150 points, noise 0.05, twice their size,
 the target turned about the source's centre. Their stochastic steps with lambda 6 leave one seed in five below 0.90
 (0.75 to 0.99 over ten), because the two players circle each other. Here every step sees all points, and the weights of
-the second half of the steps are averaged (Polyak), which ends the circling.
+the second half of the steps are averaged (Polyak), which ends the circling. A few networks still settle below 0.90.
 
 CDAN+E (Long et al. 2018) is this program's own map, weights and loss with a small adversary of one hidden layer. What
 one network ends with hangs on its first weights: 0.75 to 1.00 over forty of them. lambda = 1.5 (2 / (1 + exp(-p)) - 1)
 is nearly a straight line from 0 to 0.69; with the published steep rise (10 p for p) fewer of them recover, because the
-predictions are sure before the sites are near each other. Their mistakes differ, so that the mean of a few mends them.
+predictions are sure before the sites are near each other. The mistakes of networks from other first weights differ, so
+that the mean of a few mends them, of DANN as of CDAN+E (`joined`).
 """
 
 from __future__ import annotations
