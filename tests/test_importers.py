@@ -136,6 +136,12 @@ def test_a_pixel_spacing_that_is_no_distance_is_refused(tmp_path, value):
         run(path, tmp_path, table)
 
 
+def test_an_empty_cell_of_a_number_that_may_be_missing_is_a_missing_number(tmp_path):
+    path, table = crops(tmp_path, pixel_spacing=[0.7, "", 0.7, 0.7, 0.7, 0.7])
+    spacing = opened(tmp_path, run(path, tmp_path, table)).index["pixel_spacing_mm"]
+    assert spacing.isna().tolist() == [False, True, False, False, False, False]
+
+
 @pytest.mark.realdata
 def test_the_lidc_crops_have_838_labelled_nodules(shared_data, tmp_path):
     folder = shared_data / "lidc-nodules"

@@ -136,6 +136,13 @@ def test_an_engine_that_disagrees_with_float32_is_replaced_with_a_word(backbone,
     assert "gave a cosine of" in opened.plan.line() and opened.plan.line().endswith("asked for")
 
 
+def test_plain_torch_on_another_device_stays_where_nothing_else_is_left_to_try(backbone, monkeypatch):
+    monkeypatch.setattr(engines, "_build", lambda *_: _Wrong())
+    opened = open_engine(backbone, EnginePlan("cuda", "torch", "bf16", "asked for"), blobs(8))
+    assert (opened.plan.device, opened.plan.engine, opened.plan.precision) == ("cuda", "torch", "fp32")
+    assert opened.cosine is not None and opened.cosine < 0.99
+
+
 def test_an_engine_that_cannot_be_built_is_replaced_with_a_word(backbone, monkeypatch):
     true_build = engines._build
 

@@ -53,7 +53,7 @@ def open_engine(backbone: Backbone, plan: EnginePlan, sample: Tensor, *, cache: 
     """Build the engine of a plan, and hold its features of `sample` against those of torch in float32.
 
     An engine that cannot be built is replaced by plain torch; bfloat16 whose cosine is below LEAST_COSINE is replaced
-    by float32. int8 is taken as it is: it was asked for.
+    by float32. int8 is taken as it is: it was asked for. So is plain torch in float32 on a GPU: nothing is left to try.
 
     Parameters
     ----------
@@ -75,7 +75,8 @@ def open_engine(backbone: Backbone, plan: EnginePlan, sample: Tensor, *, cache: 
         return OpenedEngine(engine, plan, None, first_call_s)
     _, expected = _first_features(TorchEngine(backbone), compared)
     cosine = smallest_cosine(features, expected)
-    if plan.precision != "int8" and not cosine >= LEAST_COSINE:
+    is_plain = (plan.engine, plan.precision) == ("torch", "fp32")
+    if plan.precision != "int8" and not is_plain and not cosine >= LEAST_COSINE:
         if plan.precision == "fp32":
             better = plan.instead(f"{plan.engine} gave a cosine of {cosine:.4f} to torch", engine="torch")
         else:

@@ -57,7 +57,8 @@ def read_crop_table(
     need(n_readers == n_ratings, "n_readers", "is not the number of malignancy ratings", path)
     means = {name: total / count for name in RATINGS if name in cells for count, total in [_ratings(cells, name, path)]}
     if "pixel_spacing" in cells:
-        need(numbers(cells, "pixel_spacing", path) > 0, "pixel_spacing", "is no distance in mm", path)
+        spacing = numbers(cells, "pixel_spacing", path)
+        need((spacing > 0) | spacing.isna(), "pixel_spacing", "is no distance in mm", path)
     series = cells["series_instance_uid"] if "series_instance_uid" in cells else pd.Series("", index=cells.index)
     patch_id = [f"{row:06d}" for row in range(n_crops)]
     rows = pd.DataFrame(
@@ -100,7 +101,7 @@ def read_cells(path: Path) -> pd.DataFrame:
 def numbers(cells: pd.DataFrame, column: str, path: Path) -> pd.Series:
     """A column of text as float64, NaN where it is empty; raises ContractError where it holds something else."""
     numbers = pd.to_numeric(cells[column], errors="coerce").astype("float64")
-    need(numbers.abs() < np.inf, column, "is not a number", path)
+    need((numbers.abs() < np.inf) | (cells[column] == ""), column, "is not a number", path)
     return numbers
 
 
