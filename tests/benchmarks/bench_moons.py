@@ -34,12 +34,13 @@ def accuracies(work: str, networks: Moons, bound: float | None = None) -> Row:
 
 
 def refusals(work: str, alone: Moons, adapted: Moons) -> Row:
-    """How often the gate stays with source-only; the interval is that of the accuracy of what it accepts."""
+    """How often the gate stays with source-only; the interval is what the accuracy gains by those that it accepts."""
     first = replace(alone, **{name: getattr(alone, name)[: len(adapted.target_logits)] for name in _PER_SEED})
     refused = np.array([choice == "source-only" for choice in choices(first, adapted)])
-    accepted = adapted.target_accuracy[~refused]
-    span = (float(accepted.min()), float(accepted.max())) if len(accepted) else None
-    return value_row(work, float(refused.mean()), "refused (interval: accepted ones)", n=len(refused), interval=span)
+    gains = (adapted.target_accuracy - first.target_accuracy)[~refused]
+    span = (float(gains.min()), float(gains.max())) if len(gains) else None
+    work += f", {int((gains < 0).sum())} of {len(gains)} accepted are worse than source-only"
+    return value_row(work, float(refused.mean()), "refused (interval: gains)", n=len(refused), interval=span)
 
 
 _PER_SEED = ("source_logits", "target_logits", "source_hidden", "target_hidden")
