@@ -95,6 +95,16 @@ class Postgres:
             return False
         return True
 
+    def database(self, name: str) -> str:
+        """The address of another, new database."""
+        import psycopg2
+
+        connection = psycopg2.connect(self.url)
+        connection.autocommit = True
+        connection.cursor().execute(f'CREATE DATABASE "{name}"')
+        connection.close()
+        return self.url.replace("/postgres", f"/{name}")
+
     def stop(self) -> None:
         """End the server at once, as a crash would."""
         if self._process is not None:

@@ -381,16 +381,6 @@ def postgres() -> Iterator[Postgres]:
         server.remove()
 
 
-def _database(server: Postgres, name: str) -> str:
-    import psycopg2
-
-    connection = psycopg2.connect(server.url)
-    connection.autocommit = True
-    connection.cursor().execute(f'CREATE DATABASE "{name}"')
-    connection.close()
-    return server.url.replace("/postgres", f"/{name}")
-
-
 def settings_on(url: str, folder: Path) -> Settings:
     settings = Settings(workspace=folder, mlflow_tracking_uri=url, _env_file=None)
     apply_environment(settings)
@@ -401,7 +391,7 @@ def settings_on(url: str, folder: Path) -> Settings:
 def test_a_registry_on_postgresql_comes_back_into_an_unused_database(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = _database(postgres, "first"), _database(postgres, "second")
+    first, second = postgres.database("first"), postgres.database("second")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)  # put back as it was when the test ends
     settings = settings_on(first, tmp_path / "ws")
     workspace = Workspace(settings.workspace).create()
@@ -428,7 +418,7 @@ def test_a_registry_on_postgresql_comes_back_into_an_unused_database(
 def test_a_restore_that_failed_after_its_database_was_filled_goes_on(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = _database(postgres, "first"), _database(postgres, "second")
+    first, second = postgres.database("first"), postgres.database("second")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", first)
     settings = settings_on(first, tmp_path / "ws")
     workspace = Workspace(settings.workspace).create()
@@ -457,7 +447,7 @@ def test_the_password_that_the_backup_holds_is_compared_before_anything_is_writt
     import psycopg2
     from werkzeug.security import generate_password_hash
 
-    url = _database(postgres, "users")
+    url = postgres.database("users")
     connection = psycopg2.connect(url)
     cursor = connection.cursor()
     cursor.execute("CREATE TABLE users (id int, username text, password_hash text, is_admin bool)")

@@ -22,16 +22,6 @@ from flows.workspace import Workspace
 PASSWORD = "a password of seventeen words"
 
 
-def database(server: Postgres, name: str) -> str:
-    import psycopg2
-
-    connection = psycopg2.connect(server.url)
-    connection.autocommit = True
-    connection.cursor().execute(f'CREATE DATABASE "{name}"')
-    connection.close()
-    return server.url.replace("/postgres", f"/{name}")
-
-
 def environment(server: MlflowServer, url: str) -> dict[str, str]:
     return {
         "NODULEFLOW_MLFLOW_TRACKING_URI": server.url,
@@ -55,7 +45,7 @@ def test_a_backup_through_a_server_with_sign_in_comes_back_into_another_server(
     postgres = Postgres()
     try:
         postgres.start()
-        first, second = database(postgres, "first"), database(postgres, "second")
+        first, second = postgres.database("first"), postgres.database("second")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # put back as they were when the test ends
         monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")

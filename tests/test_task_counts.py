@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
-import httpx
 import pydicom
 import pytest
 from orthanc_server import Orthanc
+from prefect_counts import settled_count
 from small_studies import write_studies
 
 from data_contracts.errors import WorkspaceError
@@ -40,17 +40,7 @@ Count = Callable[[str], int]
 def count(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Count]:
     """How many runs of a kind the server knows, once it has written down all it was sent."""
     with engine(Workspace(tmp_path_factory.mktemp("prefect"))) as address:
-
-        def counted(kind: str) -> int:
-            last, since = -1, time.monotonic()
-            while time.monotonic() - since < 3:
-                found = httpx.post(f"{address}/{kind}/count", json={}, timeout=60).json()
-                if found != last:
-                    last, since = found, time.monotonic()
-                time.sleep(0.3)
-            return int(last)
-
-        yield counted
+        yield partial(settled_count, address)
 
 
 @pytest.fixture(scope="module")

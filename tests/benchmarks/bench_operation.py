@@ -16,7 +16,6 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(Path(__file__).parent)]
 
 from paired import Row, publish, take_turns, value_row  # noqa: E402
+from prefect_counts import settled_count  # noqa: E402
 from small_studies import write_studies  # noqa: E402
 
 from flows.settings import Settings, apply_environment  # noqa: E402
@@ -107,12 +107,12 @@ def ingest_rows(work: Path, source: Path, n: int, rounds: int) -> list[Row]:
     os.environ["NODULEFLOW_SECRET"] = "measured"
     server = Workspace(work / "server")
     with engine(server) as address:
-        before = _task_runs(address)
+        before = settled_count(address, "task_runs")
         with patch.object(HeldBatch, "ingest", lambda *given: ready.keep(work_of(*given))):
             under_prefect(fresh_root)
-        task_runs = _task_runs(address) - before
+        task_runs = settled_count(address, "task_runs") - before
         whole = take_turns(both(fresh_root), rounds, warm_up=0)
-        _task_runs(address)
+        settled_count(address, "task_runs")
         with patch.object(HeldBatch, "ingest", lambda *given: ready.of(*given)):
             empty = take_turns(both(stored_root), 3, warm_up=1)
     each = [ours - theirs for ours, theirs in zip(empty["prefect"], empty["plain"], strict=True)]
@@ -135,19 +135,6 @@ def ingest_rows(work: Path, source: Path, n: int, rounds: int) -> list[Row]:
             interval=(min(differences), max(differences)),
         ),
     ]
-
-
-def _task_runs(address: str) -> int:
-    """Task runs that the server knows, once it has written down all it was sent."""
-    import httpx
-
-    count, since = -1, time.monotonic()
-    while time.monotonic() - since < 4:
-        time.sleep(0.5)
-        found = httpx.post(f"{address}/task_runs/count", json={}, timeout=60).json()
-        if found != count:
-            count, since = found, time.monotonic()
-    return int(count)
 
 
 def plan_rows(n: int = 10_000) -> list[Row]:
