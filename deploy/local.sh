@@ -116,6 +116,8 @@ export NODULEFLOW_AUDIT_KEY_FILE=$dir/secrets/audit-key
 export NODULEFLOW_DICOMWEB_USER=noduleflow
 export NODULEFLOW_DICOMWEB_PASSWORD_FILE=$dir/secrets/orthanc-password
 END
+    # A workspace that was begun with a key of its own keeps it: another would name its patients anew, and is refused.
+    [[ -e $dir/workspace/secret.key ]] || echo "export NODULEFLOW_SECRET_FILE=$dir/secrets/identity-key"
 }
 
 # ---- PostgreSQL, which refuses to run as root

@@ -246,7 +246,8 @@ def test_a_study_comes_from_the_pacs_to_its_report_through_the_worker(local: Loc
     assert done.returncode == 0, done.stderr
     assert [item["name"] for item in local.ask("deployments/filter", {})] == ["whole-run"]
     state = local.wait_for_run("whole-run", 1500)
-    assert (state["type"], state["name"]) == ("COMPLETED", "Done"), state
+    assert (state["type"], state["name"]) == ("COMPLETED", "Done"), state["message"]
+    assert not (Path(local.environment["NODULEFLOW_WORKSPACE"]) / "secret.key").exists(), "the given key names patients"
     status = local.noduleflow("status")
     assert status["champion"] == "1"
     assert status["reviews"] == 1
