@@ -19,13 +19,17 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 class MlflowServer:
-    """One server, which ends with its `with`; `url` is its address. database: as SQLAlchemy takes it."""
+    """One server, which ends with its `with` and may be entered again; `url` is its address.
 
-    def __init__(self, folder: Path, database: str, password: str) -> None:
+    database: as SQLAlchemy takes it. artifacts: a folder; that of the server where none is given.
+    """
+
+    def __init__(self, folder: Path, database: str, password: str, artifacts: Path | None = None) -> None:
         pytest.importorskip("flask_wtf", reason="what MLflow's sign-in needs is not installed: make servers")
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / "mlflow.log"
-        (folder / "password").write_text(password)
+        self.password_file = folder / "password"
+        self.password_file.write_text(password)
         (folder / "pages-key").write_text("k" * 40)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -36,14 +40,14 @@ class MlflowServer:
             "MLFLOW_PORT": str(self.port),
             "MLFLOW_WORKERS": "1",
             "MLFLOW_BACKEND_STORE_URI": database,
-            "MLFLOW_ARTIFACTS_DESTINATION": str(folder / "artifacts"),
-            "MLFLOW_AUTH_ADMIN_PASSWORD_FILE": str(folder / "password"),
+            "MLFLOW_ARTIFACTS_DESTINATION": str(artifacts or folder / "artifacts"),
+            "MLFLOW_AUTH_ADMIN_PASSWORD_FILE": str(self.password_file),
             "MLFLOW_FLASK_SERVER_SECRET_KEY_FILE": str(folder / "pages-key"),
         }
 
     def __enter__(self) -> Self:
         command = ["sh", str(REPOSITORY / "deploy" / "start"), "mlflow"]
-        with self._log.open("wb") as log:
+        with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=self._environment, stdout=log, stderr=log, start_new_session=True
             )

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from chaos_site import SECRET, Child, Command, Site
+from mlflow_server import MlflowServer
 
 #: a command that runs longer than this hangs
 TIMEOUT_S = 900.0
@@ -145,6 +147,29 @@ def prefect_away(night: Night, server: object, away_s: float) -> None:
             server.start()  # type: ignore[attr-defined]
             night.finish(command, may_fail=True, child=child)
         night.finish(command)
+
+
+def mlflow_away(night: Night, folder: Path, away_s: float) -> None:
+    """As `prefect_away` with a server of MLflow, which keeps its database and artifacts where a workspace does."""
+    workspace = night.workspace
+    server = MlflowServer(
+        fresh(folder), f"sqlite:///{workspace}/mlflow.db", "a word of the chaos", artifacts=workspace / "mlartifacts"
+    )
+    night.environment = {
+        "NODULEFLOW_MLFLOW_TRACKING_URI": server.url,
+        "NODULEFLOW_MLFLOW_USER": "noduleflow",
+        "NODULEFLOW_MLFLOW_PASSWORD_FILE": str(server.password_file),
+    }
+    with ExitStack() as running:
+        running.enter_context(server)
+        for command in night.site.night():
+            child = night.start(command)
+            if child.wait(night.usual_s[command.name] * night.random.random()) is None:
+                running.close()
+                time.sleep(away_s)
+                running.enter_context(server)
+                night.finish(command, may_fail=True, child=child)
+            night.finish(command)
 
 
 def clock_jumps(night: Night) -> None:

@@ -98,12 +98,12 @@ class Chaos:
         second = self._night("undisturbed again", troubles.undisturbed)
         self.reference, self.stable = first, first.stable(second)
         self._judge_undisturbed(second)
+        wanted = self.arguments.only.split(",") if self.arguments.only else []
         for name, trouble in self._troubles().items():
-            wanted = self.arguments.only.split(",") if self.arguments.only else []
             if (wanted and name not in wanted) or (self._is_late() and not wanted):
                 continue
             self._night(name, trouble, embedded=name == "kills, embedded server")
-        while not self._is_late() and not self.arguments.only:
+        while not self._is_late() and (not wanted or "kills" in wanted):
             self._night("kills", self._kills)
         return self.rows
 
@@ -117,6 +117,7 @@ class Chaos:
             "read-only store": self._on_small_disk(troubles.read_only),
             "clock jumps": troubles.clock_jumps,
             "Prefect away": lambda night: troubles.prefect_away(night, self.server, away_s),
+            "MLflow away": lambda night: troubles.mlflow_away(night, self.folder / "mlflow", away_s),
             "kills, embedded server": lambda night: troubles.kills(night, 2),
         }
 
