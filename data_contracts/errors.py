@@ -22,6 +22,7 @@ NoduleflowError                 1  something failed
 from __future__ import annotations
 
 import errno
+import re
 from typing import ClassVar
 
 
@@ -124,15 +125,26 @@ class RegistryError(NoduleflowError):
     pass
 
 
+#: what numpy says, with no number of an error, of a file that took only a part of an array
+_CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
 #: what sqlite says of a file that is none of its own, or no longer whole
 _DAMAGED = ("database disk image is malformed", "file is not a database")
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether writing a file failed for want of room on the disk or in the quota."""
+    if not isinstance(error, OSError):
+        return False
+    return error.errno in (errno.ENOSPC, errno.EDQUOT) or (
+        error.errno is None and _CUT_SHORT.fullmatch(str(error)) is not None
+    )
 
 
 def storage_error(error: Exception) -> WorkspaceError | None:
     """What a full or read-only disk, or a damaged database, means in one line; None for any other trouble."""
     number = error.errno if isinstance(error, OSError) else None
     text = str(error)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "database or disk is full" in text:
+    if is_full_disk(error) or "database or disk is full" in text:
         return WorkspaceError("the disk is full", todo="Make room and give the same command again: it goes on.")
     if number == errno.EROFS or "attempt to write a readonly database" in text:
         return WorkspaceError(

@@ -74,9 +74,12 @@ class Record(BaseModel):
 
 @contextmanager
 def atomic_path(path: Path, *, mode: int = 0o644) -> Iterator[Path]:
-    """A temporary path beside `path` that becomes `path`, with this mode, when the block ends without an error."""
+    """A temporary path beside `path` that becomes `path`, with this mode, when the block ends without an error.
+
+    Its name says which process writes it: who clears up after killed ones leaves those of living ones alone.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.{os.getpid()}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:

@@ -37,7 +37,7 @@ app = typer.Typer(
 class Session:
     """What every command shares: where the workspace is and how to answer."""
 
-    workspace_path: Path | None = None
+    workspace_path: str | Path | None = None
     as_json: bool = False
     debug: bool = False
     _bucket: WorkingCopy | None = None
@@ -56,7 +56,9 @@ class Session:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             name = "NODULEFLOW_" + ("_".join(str(part) for part in first["loc"]).upper() or "WORKSPACE")
-            raise UsageError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from None
+            is_word = self.workspace_path is not None and name == "NODULEFLOW_WORKSPACE"
+            named = "--workspace" if is_word else f"setting {name}"
+            raise UsageError(f"{named}: {first['msg'].removeprefix('Value error, ')}") from None
         apply_environment(settings, debug=self.debug)
         return settings
 
@@ -130,8 +132,11 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _options(
     workspace: Annotated[
-        Path | None,
-        typer.Option(help="Folder of all that a site produces.", show_default=False),
+        # a word, not a path: a URL would lose slashes, and an empty word would be this folder
+        str | None,
+        typer.Option(
+            help="Folder of all that a site produces, or s3://bucket/prefix.", metavar="PATH", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly one JSON record.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,11 @@ from pathlib import Path
 
 from flows.running.lease import STALE_S, file_system_now, keep_fresh, let_go
 from flows.workspace import Workspace
+
+#: folders in scratch/ of commands that are counted here; half a dataset or a pull is not among them: those go on
+_SCRATCH = ("ingest-*", "version-*", "push-*", "images-*", "deidentify-*")
+#: process id in the name of a temporary file, as `atomic_path` gives it
+_WRITER = re.compile(r"\.(\d+)\.\w+\.tmp$")
 
 
 @contextmanager
@@ -89,9 +95,19 @@ def _folder(workspace: Workspace) -> Path:
 
 def _clear_leftovers(workspace: Workspace) -> None:
     for path in workspace.root.rglob(".*.tmp"):
+        if _has_living_writer(path):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    for path in workspace.scratch_root.glob("ingest-*"):
+    for path in (path for name in _SCRATCH for path in workspace.scratch_root.glob(name)):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _has_living_writer(path: Path) -> bool:
+    """Whether a process that is not counted here, such as a promotion, is writing this file now."""
+    import psutil
+
+    found = _WRITER.search(path.name)
+    return found is not None and int(found[1]) != os.getpid() and psutil.pid_exists(int(found[1]))

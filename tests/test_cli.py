@@ -90,6 +90,15 @@ def test_status_of_an_empty_workspace_is_one_json_record(tmp_path: Path) -> None
     assert (record["series"], record["champion"], record["stuck"]) == (0, None, [])
 
 
+@pytest.mark.parametrize(("place", "said"), [("", "it is empty"), ("s3:///key", "s3://bucket/prefix")])
+def test_a_workspace_that_names_no_place_is_refused_as_the_word_it_was_given_as(place: str, said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", "--workspace", place, "status"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("noduleflow: --workspace: ") and said in done.stderr
+
+
 def test_a_setting_of_the_wrong_kind_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NODULEFLOW_THREADS", "many")
     done = noduleflow("status", workspace=tmp_path)

@@ -117,6 +117,10 @@ def test_who_comes_alone_clears_what_a_kill_left_and_who_does_not_leaves_it(tmp_
     (workspace.series_root / ".abc.x.tmp").mkdir(parents=True)
     (workspace.series_root / ".abc.x.tmp" / "volume.nii").write_bytes(b"half")
     (tmp_path / ".series.parquet.1.tmp").write_bytes(b"half")
+    left = [tmp_path / "runs" / "a" / ".serving.x.tmp" / "model.pt2", workspace.scratch_root / "version-x" / "m.pt2"]
+    for file in left:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"half")
     other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         (tmp_path / ".users").mkdir()
@@ -131,8 +135,37 @@ def test_who_comes_alone_clears_what_a_kill_left_and_who_does_not_leaves_it(tmp_
     with presence(workspace) as alone:
         assert alone
         assert list(tmp_path.rglob("*.tmp")) == []
+        assert not any(file.parent.exists() for file in left)
         assert (tmp_path / ".users" / str(os.getpid())).exists()
     assert not (tmp_path / ".users" / str(os.getpid())).exists()
+
+
+def test_a_file_that_a_promotion_is_writing_is_no_leftover(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path).create()
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom data_contracts.records import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as file:\n    file.write_text('half')\n    print(file, flush=True)\n"
+        "    sys.stdin.readline()\n    file.write_text('whole')"
+    )
+    target = tmp_path / "registry" / "anchor.json"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        temporary = Path(writer.stdout.readline().strip())
+        with presence(workspace) as alone:
+            assert alone and temporary.exists()
+        writer.communicate("\n", timeout=60)
+    assert (writer.returncode, target.read_text()) == (0, "whole")
+    killed = subprocess.Popen(
+        [sys.executable, "-c", code, str(target)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert killed.stdout is not None
+    temporary = Path(killed.stdout.readline().strip())
+    killed.kill()
+    killed.communicate()
+    with presence(workspace):
+        assert not temporary.exists()
 
 
 @pytest.mark.server

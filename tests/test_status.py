@@ -10,9 +10,11 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from broken_prefect import PrefectDatabase
+from small_disk import small_disk
 from test_cli import noduleflow
 
 from data_contracts.series import REJECTED_TABLE
@@ -288,10 +290,24 @@ def test_a_torn_table_is_written_again_from_its_parts_by_who_reads_it(workspace:
         assert not workspace.has_series_tables()
 
 
+def test_an_array_that_finds_no_room_is_a_full_disk(tmp_path: Path) -> None:
+    from data_contracts.errors import is_full_disk
+
+    with (
+        small_disk(tmp_path / "disk", "64k") as disk,
+        pytest.raises(OSError) as caught,
+        (disk.folder / "a.npy").open("wb") as stream,
+    ):
+        np.save(stream, np.zeros(2**20, dtype=np.float32))
+    assert is_full_disk(caught.value)
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (OSError(28, "No space left on device"), "the disk is full"),
+        (OSError("1048576 requested and 4096 written"), "the disk is full"),
+        (OSError("no number and no such words"), None),
         (OSError(30, "Read-only file system"), "Read-only file system"),
         (sqlite3.OperationalError("database or disk is full"), "the disk is full"),
         (OSError(13, "Permission denied"), None),

@@ -95,7 +95,10 @@ def leftovers(workspace: Workspace, found: Findings, *, at_work: bool) -> None:
     # A folder for pulls stays and is empty between them.
     left = [path for path in workspace.scratch_root.glob("*") if not path.is_dir() or _holds_a_file(path)]
     if left:
-        found.add(f"{len(left)} folders in scratch/ are left of killed runs", "the next ingest clears them")
+        found.add(
+            f"{len(left)} folders in scratch/ are left of killed runs",
+            "the command that was killed, given again, uses or clears them",
+        )
 
 
 def _holds_a_file(folder: Path) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 _NAME = "prefect.db"
+_UNFINISHED = ".new-"
 #: where one of them is set, the server keeps its runs elsewhere
 _ADDRESSES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 
@@ -28,10 +29,15 @@ def kept_database() -> Path:
 
 
 def lay_out_database(prefect_home: Path) -> None:
-    """Give a home without a database the kept one, whole or not at all; trouble with it is left to Prefect."""
+    """Give a home without a database the kept one, whole or not at all; trouble with it is left to Prefect.
+
+    The caller holds the lock of the server, so that another half-made one was left by a kill.
+    """
+    for left in prefect_home.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
     if (prefect_home / _NAME).exists() or any(name in os.environ for name in _ADDRESSES):
         return
-    with suppress(OSError), TemporaryDirectory(dir=prefect_home, prefix=".new-") as folder:
+    with suppress(OSError), TemporaryDirectory(dir=prefect_home, prefix=_UNFINISHED) as folder:
         copy = Path(shutil.copy(kept_database(), folder))
         copy.chmod(0o600)
         os.link(copy, prefect_home / _NAME)  # where another process was first, its file stays
@@ -41,7 +47,7 @@ def keep_database() -> Path:
     """Make it with Prefect's own migrations and put it where `lay_out_database` looks; returns the file."""
     target = kept_database()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=".new-") as folder:
+    with TemporaryDirectory(dir=target.parent, prefix=_UNFINISHED) as folder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         environment |= {"PREFECT_HOME": folder, "DO_NOT_TRACK": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]

@@ -5,6 +5,7 @@ A kill among MLflow's migrations would leave tables that no later start gets pas
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,19 +13,24 @@ from tempfile import TemporaryDirectory
 
 from data_contracts.errors import damaged_database
 
+_PREFIX = "mlflow-"
+
 
 def begin_database(path: Path, scratch: Path) -> None:
     """Make MLflow's tables in a folder of scratch and put the file in place; one that was ever in use stays.
 
-    The caller holds the lock of the set-up. scratch: on the same file system as path.
+    The caller holds the lock of the set-up, so that what is in scratch of another one was left by a kill. scratch: on
+    the same file system as path.
     """
+    for left in scratch.glob(f"{_PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
     if _is_begun(path):
         return
     # The heart of MLflow's server: only those who have no database yet wait for its imports.
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     scratch.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=scratch, prefix="mlflow-") as folder:
+    with TemporaryDirectory(dir=scratch, prefix=_PREFIX) as folder:
         new = Path(folder) / path.name
         SqlAlchemyStore(f"sqlite:///{new}", (path.parent / "mlruns").as_uri()).engine.dispose()
         new.replace(path)

@@ -53,7 +53,7 @@ def shared_tree(folder: Path, names: list[str], scratch_root: Path) -> Iterator[
 def new_folder(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
     try:
         yield scratch
         scratch.chmod(0o755)

@@ -107,7 +107,7 @@ def _keep(openvino: Any, model: Any, folder: Path) -> None:
     """Write the folder whole by a rename; where it cannot be written or is there by now, leave it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as scratch:
             made = Path(scratch) / "made"
             made.mkdir()
             openvino.save_model(model, made / "model.xml", compress_to_fp16=False)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import threading
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_contracts.errors import GeometryError, NoduleflowError, WorkspaceError
+from data_contracts.errors import GeometryError, NoduleflowError, WorkspaceError, is_full_disk
 from data_contracts.params import IngestParams
 from data_contracts.reasons import ReasonCode
 from data_contracts.series import QualityFinding, Rejection, SeriesRecord, SourceIdentity
@@ -28,8 +26,6 @@ from pipeline.intake.store import store_series, volume_name
 from pipeline.intake.triage import triage
 from pipeline.pixels.decode import decode_volume
 from pipeline.pixels.volume_memory import VolumeMemory
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class _OfThread(threading.local):
@@ -99,11 +95,11 @@ def _ingest_part(
     try:
         return store_series(series_root, record, volume, assembled.padding)
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if is_full_disk(error):
             need = volume.hu.nbytes >> 20
             return Refusal(ReasonCode.LOW_DISK_SPACE, f"{need} MiB for the volume", part.slices)
         raise WorkspaceError(
-            f"the workspace cannot be written ({os.strerror(error.errno or 0)})", todo="Check its permissions."
+            f"the workspace cannot be written ({error.strerror or type(error).__name__})", todo="Check its permissions."
         ) from None
 
 
