@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-from data_contracts.errors import NoduleflowError, RegistryError, WorkspaceError
+from data_contracts.errors import ExchangeError, NoduleflowError, RegistryError, WorkspaceError
 
 _REFUSED = (401, 403)
 
@@ -32,6 +32,12 @@ def server_error(error: BaseException) -> NoduleflowError | None:
         request = getattr(error, "_request", None)
         if request is not None and str(request.url).startswith(os.environ.get("PREFECT_API_URL") or "\0"):
             return prefect_error(kind)
+    if module == "builtins" and kind == "ConnectionError" and "ray client connection" in str(error):
+        return ExchangeError(
+            "the Ray cluster does not take this client",
+            where=os.environ.get("NODULEFLOW_RUNNER", ""),
+            todo="See that its port for clients is named and that both have the same RAY_AUTH_MODE and token.",
+        )
     return None
 
 

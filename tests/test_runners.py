@@ -349,21 +349,64 @@ def test_a_workspace_in_a_bucket_has_the_tables_that_a_folder_has(
         prefect.stop()
 
 
+def ingest_tables(source: Path, root: Path, **environment: str) -> list[bytes]:
+    """Ingest of six small studies by the command; the bytes of its tables."""
+    command = [sys.executable, "-m", "flows", "--workspace", str(root), "ingest", str(source)]
+    settings = {**os.environ, "NODULEFLOW_SECRET": SECRET, "NODULEFLOW_BATCH": "2", **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=settings, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "6 series accepted" in done.stdout
+    return [(root / table).read_bytes() for table in TABLES[:2]]
+
+
 @pytest.mark.slow
 @pytest.mark.server
 def test_processes_of_this_machine_give_the_tables_that_threads_give(tmp_path: Path) -> None:
     source = write_studies(tmp_path / "source", 6)
-    roots = {}
-    for runner in ("threads", "processes"):
-        root = tmp_path / runner
-        command = [sys.executable, "-m", "flows", "--workspace", str(root), "ingest", str(source)]
-        environment = {**os.environ, "NODULEFLOW_SECRET": SECRET, "NODULEFLOW_RUNNER": runner, "NODULEFLOW_BATCH": "2"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert "6 series accepted" in done.stdout
-        roots[runner] = root
-    for table in TABLES[:2]:
-        assert (roots["threads"] / table).read_bytes() == (roots["processes"] / table).read_bytes()
+    tables = [ingest_tables(source, tmp_path / runner, NODULEFLOW_RUNNER=runner) for runner in ("threads", "processes")]
+    assert tables[0] == tables[1]
+
+
+@contextmanager
+def ray_cluster(folder: Path) -> Iterator[str]:
+    """The head of a Ray cluster as a program of its own; yields its address for clients."""
+    pytest.importorskip("prefect_ray", reason="prefect-ray is not installed")
+    port, client_port = free_port(), free_port()
+    code = "from ray.scripts.scripts import main; main()"
+    options = ["--num-cpus", "2", "--include-dashboard=false", "--node-ip-address", "127.0.0.1"]
+    ports = ["--port", str(port), "--ray-client-server-port", str(client_port), "--min-worker-port", "0"]
+    command = [sys.executable, "-c", code, "start", "--head", "--block", "--disable-usage-stats", *options, *ports]
+    with (folder / "ray.log").open("wb") as log:
+        head = subprocess.Popen(
+            [*command, "--max-worker-port", "0"],
+            env={**os.environ, "NODULEFLOW_SECRET": SECRET},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while b"Ray runtime started" not in (folder / "ray.log").read_bytes():
+            assert time.monotonic() < deadline and head.poll() is None, (folder / "ray.log").read_text()[-2000:]
+            time.sleep(0.2)
+        yield f"ray://127.0.0.1:{client_port}"
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        head.wait(60)
+
+
+@pytest.mark.slow
+@pytest.mark.server
+def test_ray_here_and_a_ray_cluster_by_its_address_give_the_tables_that_threads_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("prefect_ray", reason="prefect-ray is not installed")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # a token would be laid into the home of whoever runs this
+    source = write_studies(tmp_path / "source", 6)
+    on_threads = ingest_tables(source, tmp_path / "threads", NODULEFLOW_RUNNER="threads")
+    assert ingest_tables(source, tmp_path / "ray", NODULEFLOW_RUNNER="ray") == on_threads
+    with ray_cluster(tmp_path) as address:
+        assert ingest_tables(source, tmp_path / "cluster", NODULEFLOW_RUNNER=address) == on_threads
 
 
 def test_a_wrong_runner_ends_with_status_2_before_anything_is_started(tmp_path: Path) -> None:

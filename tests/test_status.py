@@ -18,6 +18,10 @@ from small_disk import small_disk
 from test_cli import noduleflow
 
 from data_contracts.series import REJECTED_TABLE
+from flows.oncall.findings import Findings
+from flows.oncall.judging import judge_runs
+from flows.oncall.prefect_view import FlowRun, PrefectView
+from flows.server_errors import server_error
 from flows.settings import Settings
 from flows.status import describe
 from flows.workspace import Workspace
@@ -103,6 +107,20 @@ def test_a_run_that_is_silent_or_far_too_slow_is_named(workspace: Workspace, pre
     assert "review runs since 30 min and gave no sign of life for 20 min" in said
     assert "annotate is Pending since 30 min" in said
     assert len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("flow", "mend"), [("ingest", "give it again"), ("ingest-watch", "see that a worker")])
+def test_a_run_that_waits_for_ever_is_a_command_that_is_gone_or_a_job_without_a_worker(flow: str, mend: str) -> None:
+    now, found = datetime.now(UTC), Findings()
+    run = FlowRun("1", flow, "PENDING", "Pending", now - HOUR, None, None)
+    judge_runs(PrefectView("http://server", (run,)), found, at_work=None, now=now)
+    assert len(found.lines) == 1 and mend in found.lines[0]
+
+
+def test_a_ray_cluster_that_takes_no_client_is_one_line() -> None:
+    known = server_error(ConnectionError("ray client connection timeout"))
+    assert known is not None and "RAY_AUTH_MODE" in known.line()
+    assert server_error(ConnectionError("reset by peer")) is None
 
 
 def test_schedules_that_nobody_keeps_are_paused_late_or_without_runs_are_named(

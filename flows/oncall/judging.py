@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from flows.oncall.far_schedules import HORIZON
 from flows.oncall.findings import Findings, ago, lasting
 from flows.oncall.prefect_view import FlowRun, PrefectView
+from flows.scheduled.deployments import JOBS
 
 #: a run gives a sign of life every 30 s where it gives any; see flows.scheduled.deploying
 _SILENCE = timedelta(minutes=5)
@@ -33,10 +34,7 @@ def judge_runs(view: PrefectView, found: Findings, *, at_work: bool | None, now:
             _judge_running(run, view, found, at_work, now)
         elif run.type in ("PENDING", "CANCELLING", "PAUSED") and _since(run, now) > _PENDING.total_seconds():
             what = f"{run.flow} is {run.state} since {lasting(_since(run, now))}"
-            if at_work is False:
-                found.add(what, "its process is gone; the next command marks it Crashed")
-            else:
-                found.add(what, "see that a worker or `noduleflow serve` runs, or cancel it in Prefect")
+            found.add(what, _after_waiting(run, at_work))
     # One that found another at work and left says nothing of how the work went.
     worked = replace(view, runs=tuple(run for run in view.runs if run.state != "Skipped"))
     for run in last_of_each(worked):
@@ -44,6 +42,14 @@ def judge_runs(view: PrefectView, found: Findings, *, at_work: bool | None, now:
         if run.type in _FAILED and now - ended < _FORGOTTEN:
             why = f", {_clipped(run.message)}" if run.message else ""
             found.add(f"the last {run.flow} {run.state} {ago(ended, now)}{why}", _after_failure(run))
+
+
+def _after_waiting(run: FlowRun, at_work: bool | None) -> str:
+    if at_work is False:
+        return "its process is gone; the next command marks it Crashed"
+    if run.flow in JOBS:
+        return "see that a worker or `noduleflow serve` runs, or cancel it in Prefect"
+    return "its command ended while the server was away; give it again, and cancel this run in Prefect"
 
 
 def _judge_running(run: FlowRun, view: PrefectView, found: Findings, at_work: bool | None, now: datetime) -> None:
