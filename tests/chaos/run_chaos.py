@@ -102,7 +102,7 @@ class Chaos:
         for name, trouble in self._troubles().items():
             if (wanted and name not in wanted) or (self._is_late() and not wanted):
                 continue
-            self._night(name, trouble, embedded=name == "kills, embedded server")
+            self._night(name, trouble, embedded=name == "kills (embedded server)")
         while not self._is_late() and (not wanted or "kills" in wanted):
             self._night("kills", self._kills)
         return self.rows
@@ -118,7 +118,7 @@ class Chaos:
             "clock jumps": troubles.clock_jumps,
             "Prefect away": lambda night: troubles.prefect_away(night, self.server, away_s),
             "MLflow away": lambda night: troubles.mlflow_away(night, self.folder / "mlflow", away_s),
-            "kills, embedded server": lambda night: troubles.kills(night, 2),
+            "kills (embedded server)": lambda night: troubles.kills(night, 2),
         }
 
     def _kills(self, night: Night) -> None:
