@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from data_contracts.errors import WeightsError
-from data_contracts.params import PatchParams, SplitParams
+from data_contracts.params import PatchParams
 from data_contracts.promotion import PromotionPolicy
 from flows.progress import say
 from flows.registry import CHAMPION, Registry
-from flows.settings import Settings
+from flows.settings import Settings, configured_secret
 from flows.whole.cohort import cohort_folder
+from flows.whole.demo_split import demo_split
 from flows.whole.nightly import run_plan
 from flows.whole.nightly_config import AnnotationPlan, RunPlan, SourcePlan
 from flows.workspace import Workspace
 from models.networks.backbones import build_backbone
 from models.weights.zoo import load_weights
+from pipeline.deidentify.pseudonyms import Pseudonymizer
 
 BACKBONE = "resnet50"
-#: This salt gives every split of both sites its share of a few dozen patients; counts chose it, no score was seen.
-DEMO_SPLIT = SplitParams(train=0.5, validation=0.2, salt="demo-43")
 #: On some sixty nodules in ten bins even a perfectly calibrated score shows an ECE of about 0.13 by chance.
 DEMO_POLICY = PromotionPolicy(name="demo", max_ece=0.3)
 NO_WEIGHTS = """
@@ -49,7 +49,7 @@ def run_demo(
         ),
         annotations=(AnnotationPlan(files=(cohort / "nodules.csv",), format="csv"),),
         patches=PatchParams(spacing_mm=1.0 if fast else 0.75),
-        split=DEMO_SPLIT,
+        split=demo_split(cohort, Pseudonymizer(workspace.secret(configured_secret()))),
         policy=DEMO_POLICY,
         presets=("probe", "finetune-dann-fast" if fast else "finetune-dann-demo"),
         train=train_overrides(fast=fast, weights=usable),
@@ -91,7 +91,12 @@ def _what_to_open(workspace: Workspace, settings: Settings, record: dict[str, An
         asked = f"champion version {champion}" if champion else "the challenger: there is no champion"
         lines.append(f"  report   {report['report']}  ({report['n_findings']} nodules, as seen by {asked})")
     # Started by hand these two would phone home: the variables that this process has set are not theirs.
-    lines.append(f"  MLflow   MLFLOW_DISABLE_TELEMETRY=true {shlex.join(mlflow)}  then http://127.0.0.1:5000")
+    if settings.mlflow_tracking_uri:
+        lines.append(f"  MLflow   {settings.mlflow_tracking_uri}")
+    else:
+        lines.append(f"  MLflow   MLFLOW_DISABLE_TELEMETRY=true {shlex.join(mlflow)}  then http://127.0.0.1:5000")
+    if settings.prefect_api_url:
+        return [*lines, f"  Prefect  {settings.prefect_api_url.removesuffix('/api')}/runs"]
     home = shlex.quote(str(workspace.prefect_home))
     quiet = "DO_NOT_TRACK=true PREFECT_SERVER_ANALYTICS_ENABLED=false"
     start = f"{quiet} PREFECT_HOME={home} {shlex.quote(str(programs / 'prefect'))} server start"
