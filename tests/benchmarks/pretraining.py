@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from phantom_crops import PER_PATIENT, phantom_crops
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from data_contracts.nodules import RATINGS
-from data_contracts.params import LabelParams, PhantomParams, SplitParams, TrainParams
+from data_contracts.params import LabelParams, SplitParams, TrainParams
 from data_contracts.records import atomic_path
 from flows.datasets.backbone import initial_backbone
 from flows.datasets.labelled import labelled_patches, learned_concepts, patches_of
@@ -35,15 +33,13 @@ from models.networks.inputs import as_batch, input_spec, to_images
 from pipeline.cohort.dataset import PatchReader
 from pipeline.cohort.importers import import_npz
 from pipeline.cohort.lidc_database import LidcDatabase
-from pipeline.cohort.phantom_patient import PhantomPatient
-from pipeline.cohort.phantom_plan import builtin_reserved_patients, plan_cohort
+from pipeline.cohort.phantom_plan import builtin_reserved_patients
 
 #: values of `weights` in a row of the ablation that stand for what `first_weights` makes
 SELF_SUPERVISED, PHANTOM = "self-supervised", "phantom"
 SSL_EPOCHS, SSL_BATCH, SSL_WIDTH, SSL_NOISE = 20, 64, 512, 0.1
-CROP_PX = 64
-#: nodules of a phantom patient, and the matrix of each cohort: 0.85, 0.71 and 0.61 mm a pixel
-PER_PATIENT, MATRICES = 8, (400, 480, 560)
+#: matrix of each phantom cohort: 0.85, 0.71 and 0.61 mm a pixel
+MATRICES = (400, 480, 560)
 #: share of a fold's nodules that a cohort is sure to find, although a LIDC patient's go to one phantom patient
 _USABLE = 0.6
 
@@ -139,32 +135,3 @@ def on_phantoms(rows: pd.DataFrame, imagenet: Path, folder: Path) -> Backbone:
     backbone, _ = initial_backbone(params.backbone, params.weights, "", params.seed, train.patches[:32], spec)
     data = FitData(train, nobody, concepts=learned_concepts(reader.index, params))
     return fit_classifier(data, params, spec, backbone, state_dir=folder / "state").network.backbone
-
-
-def phantom_crops(
-    seed: int, matrix: int, n_patients: int, excluded: tuple[str, ...]
-) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Each nodule of a cohort as the LIDC crops are: uint8 (3, 64, 64), three slices, min-max scaled; and its row."""
-    params = PhantomParams(
-        seed=seed, n_patients=n_patients, nodules_per_patient=PER_PATIENT, matrix=matrix, reserved_patients=excluded
-    )
-    for plan in plan_cohort(params):
-        patient = PhantomPatient(params, plan)
-        scanner, grid, half = patient.scanner, patient.grid, CROP_PX // 2
-        volume, each = patient.object_hu(), scanner.planes_per_slice
-        rng = np.random.default_rng([seed, plan.index, 200])
-        for placed in patient.nodules:
-            x, y, z = placed.center_mm
-            middle = int(np.clip(z / scanner.spacing_mm, 1, patient.slices - 2))
-            planes = [volume[k * each : (k + 1) * each] for k in range(middle - 1, middle + 2)]
-            hu = np.stack([scanner.slice_hu(part, grid, rng) for part in planes])
-            hu = np.pad(hu, ((0, 0), (half, half), (half, half)), mode="edge")
-            row, column = (int(np.abs(grid.axis_mm - at).argmin()) for at in (y, x))
-            crop = hu[:, row : row + CROP_PX, column : column + CROP_PX]
-            low, high = float(crop.min()), float(crop.max())
-            ratings = {
-                name: ";".join(f"{mark.ratings[name]:g}" for mark in placed.nodule.marks) for name in sorted(RATINGS)
-            }
-            facts = {"patient_id": f"phantom-{seed}-{plan.index}", "diameter_mm": placed.nodule.diameter_mm, **ratings}
-            facts |= {"n_readers": len(placed.nodule.marks), "pixel_spacing": grid.pixel_mm}
-            yield np.rint((crop - low) / max(high - low, 1.0) * 255).astype(np.uint8), facts
