@@ -37,7 +37,7 @@ from pipeline.cohort.phantom_plan import builtin_reserved_patients
 
 #: values of `weights` in a row of the ablation that stand for what `first_weights` makes
 SELF_SUPERVISED, PHANTOM = "self-supervised", "phantom"
-SSL_EPOCHS, SSL_BATCH, SSL_WIDTH, SSL_NOISE = 20, 64, 512, 0.1
+SSL_EPOCHS, SSL_BATCH, SSL_WIDTH = 10, 64, 512
 #: matrix of each phantom cohort: 0.85, 0.71 and 0.61 mm a pixel
 MATRICES = (400, 480, 560)
 #: share of a fold's nodules that a cohort is sure to find, although a LIDC patient's go to one phantom patient
@@ -61,7 +61,11 @@ def first_weights(kind: str, dataset: Path, params: TrainParams, imagenet: Path,
 
 
 def simsiam(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> Backbone:
-    """The backbone after SimSiam (Chen and He 2021, arXiv 2011.10566) on the pictures of `rows`, no label looked at."""
+    """The backbone after SimSiam (Chen and He 2021, arXiv 2011.10566) on the pictures of `rows`, no label looked at.
+
+    The views are those of the recipe's augmentation, without more noise than it has: the recipe keeps the BatchNorm
+    statistics that its first weights come with, so they must be of pictures like its own.
+    """
     spec = input_spec(reader.card, params)
     patches = patches_of(reader, rows, params)
     backbone, _ = initial_backbone(params.backbone, params.weights, "", params.seed, patches[:32], spec)
@@ -85,7 +89,7 @@ def simsiam(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> Bac
         draws = [draw_variant(len(images), 1, seed=params.seed, variant=2 * epoch + view) for view in (1, 2)]
         losses, spread = [], 0.0
         for index in torch.randperm(len(images)).split(SSL_BATCH)[: len(images) // SSL_BATCH]:
-            views = [as_batch(augment(images[index], drawn.rows(index), SSL_NOISE)) for drawn in draws]
+            views = [as_batch(augment(images[index], drawn.rows(index), params.noise)) for drawn in draws]
             one, other = (project(backbone(view)) for view in views)
             loss = -(_alike(predict(one), other) + _alike(predict(other), one)) / 2
             optimizer.zero_grad(set_to_none=True)
