@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import pandera.pandas as pa
+from pydantic import Field
 
 from data_contracts.manifest import Split
 from data_contracts.patch_kind import PatchKind
@@ -13,7 +14,7 @@ from data_contracts.tables import TableContract
 
 
 class Shard(Record):
-    """One patches-NNN.npy: shape (n, *patch shape), memory-mappable."""
+    """One patches-NNN.npy or masks-NNN.npy: shape (n, *patch shape), memory-mappable."""
 
     file: str
     n_patches: int
@@ -25,6 +26,8 @@ class DatasetCard(Record):
 
     value_unit: "HU" (int16) or "grey" (uint8 0-255, scale unknown).
     spacing_mm: pixel distance of a patch, None where the source does not say.
+    masks: masks-NNN.npy, row by row those of the patches: uint8, 255 times the share of a patch's readers whose outline
+        covers the pixel, all 0 where nobody outlined; empty where the source has no outlines.
     """
 
     dataset_id: str
@@ -35,6 +38,8 @@ class DatasetCard(Record):
     value_unit: Literal["HU", "grey"]
     spacing_mm: float | None = None
     shards: tuple[Shard, ...]
+    # Left out where empty: the card of a dataset without outlines keeps the bytes that it always had.
+    masks: tuple[Shard, ...] = Field((), exclude_if=lambda masks: not masks)
     inputs: dict[str, str] = {}
     parameters: dict[str, object] = {}
     counts: dict[str, int] = {}

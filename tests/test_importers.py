@@ -248,3 +248,63 @@ def test_missing_files_folders_and_strangers_are_refused(tmp_path):
             run(*arguments)
     with pytest.raises(UsageError, match="needs a name"):
         run(npz, tmp_path, table, name="")
+
+
+def with_votes(folder: Path, **changes) -> tuple[Path, Path]:
+    """The crops with an array `votes`: two readers outline a corner of the first crop, everybody one of the third."""
+    npz, table = crops(folder)
+    with np.load(npz) as arrays:
+        image = arrays["image"]
+    votes = np.zeros(image.shape, np.uint8)
+    votes[0, 1, :4, :4], votes[2, :, 8:, 8:] = 2, 3
+    np.savez(npz, image=image, votes=changes.get("votes", votes))
+    return npz, table
+
+
+def test_votes_become_the_share_of_readers_that_outline_a_pixel(tmp_path):
+    npz, table = with_votes(tmp_path)
+    card = run(npz, tmp_path, table, votes="votes", exclude_patients=["LIDC-IDRI-0002"])
+    reader = opened(tmp_path, card)
+    masks = reader.load_masks()
+    assert masks.shape == (4, 3, 16, 16) and masks.dtype == np.uint8
+    assert (masks[0, 1, :4, :4] == 128).all() and masks[0].sum() == 128 * 16
+    assert (masks[2, :, 8:, 8:] == 255).all() and not masks[[1, 3]].any()
+    assert np.array_equal(reader.load_masks(["000002"])[0], masks[2])
+    reader.verify()
+    shard = tmp_path / "datasets" / card.dataset_id / card.masks[0].file
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x01")
+    with pytest.raises(ContractError, match="was changed"):
+        opened(tmp_path, card).verify()
+
+
+def test_a_dataset_without_votes_is_the_one_that_it_always_was(tmp_path):
+    npz, table = with_votes(tmp_path)
+    without, outlined = run(npz, tmp_path, table), run(npz, tmp_path, table, votes="votes")
+    assert without.dataset_id != outlined.dataset_id
+    assert "masks" not in (tmp_path / "datasets" / without.dataset_id / "dataset.json").read_text()
+    with pytest.raises(UsageError, match="no outlines of readers"):
+        opened(tmp_path, without).load_masks()
+
+
+@pytest.mark.parametrize(
+    ("votes", "words"),
+    [
+        (np.full((6, 3, 16, 16), 4, np.uint8), "more votes than the crop has readers"),
+        (np.zeros((6, 1, 16, 16), np.uint8), "not that of 'image'"),
+        (np.zeros((6, 3, 16, 16)), "no counts of readers"),
+    ],
+    ids=["too many", "another shape", "no counts"],
+)
+def test_votes_that_cannot_be_are_refused_in_one_line(tmp_path, votes, words):
+    npz, table = with_votes(tmp_path, votes=votes)
+    with pytest.raises(NoduleflowError, match=words) as refused:
+        run(npz, tmp_path, table, votes="votes")
+    assert "\n" not in str(refused.value)
+
+
+def test_votes_need_a_table_and_an_array_of_that_name(tmp_path):
+    npz, table = with_votes(tmp_path)
+    with pytest.raises(UsageError, match="no array 'outlines'"):
+        run(npz, tmp_path, table, votes="outlines")
+    with pytest.raises(UsageError, match="readers of a table"):
+        run(medmnist(tmp_path / "a.npz"), tmp_path, votes="votes")

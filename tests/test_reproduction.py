@@ -39,6 +39,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "probe on the feature table": {"unfreeze": 0, "augmentations": 1, "epochs": 2},
     "members": {"members": 2, "unfreeze": 4, "auxiliary_weight": 0.5, "blend_concepts": True},
     "concepts": {"auxiliary_weight": 0.5},
+    "mask target": {"mask_weight": 1.0},
     "statistics of the target": {"source_site": "A", "target_site": "B", "adaptation": "adabn"},
     "mutual": {"source_site": "A", "target_site": "B", "adaptation": "mutual", "head": "mlp"},
     "joint": {"source_site": "A", "target_site": "B", "target_label_weight": 1.0},
@@ -72,7 +73,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
             patch.setattr(training, name, getattr(training, name).fn)
         patch.setattr(reproduction, "Registry", OneVersion)
         patch.setattr(training, "EvaluateParams", partial(EvaluateParams, bootstrap=100))
-        workspace, dataset_id = make_workspace(tmp_path_factory.mktemp("reproduced"))
+        workspace, dataset_id = make_workspace(tmp_path_factory.mktemp("reproduced"), votes="votes")
         made: dict[str, str] = {}
 
         def run_of(kind: str) -> tuple[Workspace, str]:

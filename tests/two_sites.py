@@ -29,8 +29,11 @@ NARROW = {
 }
 
 
-def make_workspace(folder: Path, n: int = 160) -> tuple[Workspace, str]:
-    """A workspace with the dataset "sites": malignant discs are brighter and a little larger, site B is brighter."""
+def make_workspace(folder: Path, n: int = 160, votes: str = "") -> tuple[Workspace, str]:
+    """A workspace with the dataset "sites": malignant discs are brighter and a little larger, site B is brighter.
+
+    votes: name of an array in which all three readers outline the disc; none where empty.
+    """
     random = np.random.default_rng(0)
     labels = np.arange(n) % 2
     at_b = (np.arange(n) // 2) % 2
@@ -40,7 +43,8 @@ def make_workspace(folder: Path, n: int = 160) -> tuple[Workspace, str]:
     grey = np.where(labels == 1, 170, 110)[:, None, None] * disc + random.normal(30, 10, (n, 48, 48))
     crops = np.clip(grey + 40 * at_b[:, None, None], 0, 255).astype(np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "sites.npz", image=np.repeat(crops[:, None], 3, axis=1))
+    drawn = {votes: np.repeat(np.uint8(3) * disc[:, None], 3, axis=1)} if votes else {}
+    np.savez(folder / "sites.npz", image=np.repeat(crops[:, None], 3, axis=1), **drawn)
     table = pd.DataFrame(
         {
             "patient_id": [f"disc-{row:03d}" for row in range(n)],
@@ -60,6 +64,7 @@ def make_workspace(folder: Path, n: int = 160) -> tuple[Workspace, str]:
         datasets_root=workspace.datasets_root,
         split=SplitParams(),
         label=LabelParams(min_readers=3),
+        votes=votes,
     )
     return workspace, card.dataset_id
 

@@ -47,6 +47,9 @@ class TrainParams(Params):
         no hard label the readers' mean is the whole target, unless this is 0.
     auxiliary_weight: weight of the concept outputs (readers' other ratings, log-diameter) beside the class.
     auxiliary_weights: weight of a concept among them, by name, such as {spiculation = 2.0}; 1 where it is not named.
+    mask_weight: weight of a small decoder that predicts from the maps of the stages that learn, pixel by pixel, the
+        share of the readers whose outline covers it; needs a dataset with outlines (`import-npz --votes`). The decoder
+        is there only while the network learns.
     class_weights: "balanced" lets both classes count alike, "size" lets them count alike at each diameter, so that the
         image is learned from and not how large a nodule is; "none" lets each nodule count.
     batchnorm: "frozen" keeps the statistics of the weights, "adaptive" goes on learning them.
@@ -116,6 +119,8 @@ class TrainParams(Params):
     soft_label_weight: float = Field(0.0, ge=0, le=1)
     auxiliary_weight: float = Field(0.0, ge=0)
     auxiliary_weights: dict[str, float] = {}
+    # Left out where it is off: runs without it keep the ids that they had before it was there.
+    mask_weight: float = Field(0.0, ge=0, exclude_if=lambda weight: weight == 0)
     class_weights: Literal["balanced", "size", "none"] = "balanced"
     batchnorm: Literal["frozen", "adaptive"] = "frozen"
     batchnorm_domain: Literal["joint", "source", "target"] = "joint"

@@ -43,6 +43,9 @@ def import_npz_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A MedMNIST-format .npz, or crops with --table.")],
     name: Annotated[str, typer.Option(help="Name of the dataset.")],
     table: Annotated[Path | None, typer.Option(help="CSV with a row a crop.")] = None,
+    votes: Annotated[
+        str, typer.Option(metavar="ARRAY", help="Array of how many readers outlined each pixel, for mask_weight.")
+    ] = "",
     settings_: SetOption = None,
 ) -> None:
     """Import ready-made crops as a dataset."""
@@ -58,7 +61,8 @@ def import_npz_command(
     workspace.create()
     from pipeline.cohort.importers import import_npz
 
-    card = import_npz(file, name=name, table=table, datasets_root=workspace.datasets_root, split=split, label=label)
+    root = workspace.datasets_root
+    card = import_npz(file, name=name, table=table, datasets_root=root, split=split, label=label, votes=votes)
     n_patches = sum(shard.n_patches for shard in card.shards)
     counts = ", ".join(f"{key} {value}" for key, value in card.counts.items())
     record = {**card.model_dump(mode="json"), "n_patches": n_patches}

@@ -37,6 +37,18 @@ def patches_of(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> 
     return patches
 
 
+def masks_of(reader: PatchReader, rows: pd.DataFrame, params: TrainParams) -> NDArray[np.uint8]:
+    """What the readers outlined in some rows, uint8 (n, *patch_shape), on the grid of `patches_of`.
+
+    Raises UsageError where the dataset was made without outlines.
+    """
+    masks = reader.load_masks(list(rows["patch_id"]))
+    if params.common_spacing_mm and reader.card.spacing_mm is None and "pixel_spacing_mm" in rows:
+        spacing_mm = floats(rows["pixel_spacing_mm"])
+        return to_common_spacing(masks, spacing_mm, params.common_spacing_mm).astype(np.uint8, copy=False)
+    return masks
+
+
 def check_common_spacing(reader: PatchReader, params: TrainParams) -> None:
     """Refuse a common grid that `patches_of` could not give every patch of the dataset.
 
@@ -95,6 +107,7 @@ def labelled_patches(
         weights=np.clip(readers, 1, _FULL_READERS) / _FULL_READERS if soft else None,
         auxiliary=concept_targets(rows) if params.auxiliary_weight > 0 else None,
         features=features,
+        masks=masks_of(reader, rows, params) if params.mask_weight > 0 else None,
     )
     if params.class_weights != "size":
         return known

@@ -45,7 +45,7 @@ class TrainingCohort:
 
     def digest(self) -> str:
         """sha256 over the card and the digests of shards and index: which bytes were learned from."""
-        shards = {shard.file: shard.sha256 for shard in self.reader.card.shards}
+        shards = {shard.file: shard.sha256 for shard in (*self.reader.card.shards, *self.reader.card.masks)}
         return digest_of([self.reader.card.dataset_id, shards, sha256_file(self._dir / "index.parquet")], length=64)
 
     def train(self) -> pd.DataFrame:

@@ -47,11 +47,30 @@ def check_run(cohort: TrainingCohort, params: TrainParams) -> None:
             where=f"windows={','.join(params.windows)}",
             todo="Leave windows out.",
         )
+    _check_masks(cohort, params)
     _check_noise(params, backbone)
     _check_batchnorm(params, backbone)
     check_reach(params)
     _check_rows(cohort, params)
     _tell_without_effect(cohort, params)
+
+
+def _check_masks(cohort: TrainingCohort, params: TrainParams) -> None:
+    if params.mask_weight == 0:
+        return
+    where = f"mask_weight={params.mask_weight:g}"
+    if not cohort.reader.card.masks:
+        raise UsageError(
+            "the dataset holds no outlines of readers",
+            where=where,
+            todo="Import it with `import-npz --votes ARRAY`, or set mask_weight=0.",
+        )
+    if params.unfreeze == 0:
+        raise UsageError(
+            "a mask is learned by stages of the backbone, and none learns",
+            where=f"{where}, unfreeze=0",
+            todo="Set unfreeze above 0, or mask_weight=0.",
+        )
 
 
 def _check_noise(params: TrainParams, backbone: Backbone) -> None:

@@ -6,7 +6,7 @@ The random numbers of a variant are drawn for all patches at once from a generat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -105,6 +105,11 @@ def augment(images: Tensor, draws: Draws, noise_std: float = 0.0) -> Tensor:
         draws.noise_keys.reshape(-1, 2).numpy().astype(np.uint32),
     )
     return torch.from_numpy(warped).reshape(images.shape)
+
+
+def warp(images: Tensor, draws: Draws) -> Tensor:
+    """Images (N, P, C, [D,] H, W) moved as `augment` moves them, their values left alone."""
+    return augment(images, replace(draws, contrast=torch.ones_like(draws.contrast), brightness=0 * draws.brightness))
 
 
 def index_matrices(warp: Tensor, *size: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,13 +34,21 @@ class Batches:
     ) -> None:
         self._params = params
 
-        def inputs(patches: np.ndarray, variants: int, seed: int, features: np.ndarray | None = None) -> PatchInputs:
+        def inputs(
+            patches: np.ndarray,
+            variants: int,
+            seed: int,
+            features: np.ndarray | None = None,
+            masks: np.ndarray | None = None,
+        ) -> PatchInputs:
             pooled = params.unfreeze == 0
             known = features if pooled and variants == 1 else None
             options = {"pooled": pooled, "variants": variants, "seed": seed, "noise_std": params.noise}
-            return PatchInputs(patches, spec, prefix, features=known, styled=is_styled(params), **options)
+            return PatchInputs(patches, spec, prefix, features=known, styled=is_styled(params), masks=masks, **options)
 
-        self._source = inputs(train.patches, variant_count(params), params.seed, train.features)
+        outlined = train.masks if params.mask_weight > 0 else None
+        self._outlined = None if outlined is None else outlined.reshape(len(outlined), -1).any(axis=1)
+        self._source = inputs(train.patches, variant_count(params), params.seed, train.features, outlined)
         self._teacher: TeacherInputs | None = None
         if data.teacher is not None:
             data.teacher.check(spec, params)
@@ -87,9 +95,17 @@ class Batches:
         """What sums over the patches `index` of one step are divided by."""
         site = None if self._from_target is None else self._from_target[index]
         auxiliary = None if self._auxiliary is None else self._auxiliary[index]
-        return totals_of(self._weights[index], site, auxiliary, self.concept_weights, batches)
+        totals = totals_of(self._weights[index], site, auxiliary, self.concept_weights, batches)
+        return totals if self._outlined is None else replace(totals, masks=int(self._outlined[index.numpy()].sum()))
 
-    def batch(self, index: Tensor, inputs: Tensor, target_inputs: Tensor | None, taught: Tensor | None) -> Batch:
+    def batch(
+        self,
+        index: Tensor,
+        inputs: Tensor,
+        target_inputs: Tensor | None,
+        taught: Tensor | None,
+        masks: Tensor | None,
+    ) -> Batch:
         """The patches `index` with all that is known of them."""
         return Batch(
             inputs=inputs,
@@ -99,6 +115,7 @@ class Batches:
             target_inputs=target_inputs,
             from_target=None if self._from_target is None else self._from_target[index],
             taught=taught,
+            masks=masks,
         )
 
 
@@ -142,7 +159,7 @@ class EpochSteps:
     def _batch(self, index: Tensor) -> Batch:
         target = None if self._target is None else self._target.batch(self._target_order.take(self._size))
         taught = None if self._taught is None else self._taught.batch(index)
-        return self._owner.batch(index, self._source.batch(index), target, taught)
+        return self._owner.batch(index, self._source.batch(index), target, taught, self._source.masks(index))
 
 
 def _parts(order: Tensor, size: int) -> list[Tensor]:

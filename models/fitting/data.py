@@ -24,6 +24,7 @@ class LabelledPatches:
     weights: (n,), how much a patch counts; 1 where None.
     auxiliary: (n, k), targets of the concepts mapped to 0..1 (ratings, log-diameter), NaN where unknown.
     from_target: (n,), which patches are the target site's, whose labels are learned from too (joint training).
+    masks: (n, c, H, W) uint8, 255 times the share of the readers whose outline covers a pixel, all 0 where unknown.
     features: (n, F), what the frozen backbone makes of the patches, where it was computed before.
     """
 
@@ -34,6 +35,7 @@ class LabelledPatches:
     auxiliary: NDArray[np.floating] | None = None
     from_target: NDArray[np.bool_] | None = None
     features: NDArray[np.floating] | None = None
+    masks: NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -101,6 +103,8 @@ class FitData:
         total = hashlib.sha256(",".join(self.concepts).encode())
         for part in (self.train, self.validation):
             for field in fields(part):
+                if field.name == "masks" and part.masks is None:
+                    continue  # states of fits without masks keep their digest
                 _update(total, field.name, getattr(part, field.name))
         _update(total, "target", self.target)
         if self.teacher is not None:

@@ -21,7 +21,7 @@ from models.adaptation.methods import check_reach
 from models.adaptation.statistics import adapt_to_patches
 from models.engines.heap import give_back, keep_heap
 from models.fitting.batches import Batches
-from models.fitting.data import FitData
+from models.fitting.data import FitData, LabelledPatches
 from models.fitting.learner import Learner
 from models.fitting.losses import Losses
 from models.fitting.optimizer import build_optimizer, rate_factor, set_rates
@@ -87,12 +87,18 @@ def fit_classifier(
     Raises
     ------
     NothingUsableError: training patches of one class only.
-    UsageError: adaptation without patches of the target, or nothing in the network that it could change.
+    UsageError: adaptation without patches of the target, or nothing in the network that it could change; a mask target
+        without masks, or without a stage that learns.
     NoduleflowError: a loss or gradient that is not finite, with its epoch and batch; an operation that `deterministic`
         refuses.
     """
     data.check()
     _check_adaptation(data, params)
+    if params.mask_weight > 0 and (data.train.masks is None or params.unfreeze == 0):
+        lacking = (
+            "outlines of readers to learn" if data.train.masks is None else "learning stage whose maps could outline"
+        )
+        raise UsageError(f"there is no {lacking}", where=f"mask_weight={params.mask_weight:g}", todo="Set it to 0.")
     if params.teacher and data.teacher is None:
         raise UsageError("the teacher is not at hand here", where=f"teacher={params.teacher}", todo="Use `train`.")
     keep_heap()
@@ -144,6 +150,7 @@ class _Fit:
             params,
             n_planes=plane_count(spec),
             n_patches=len(train) + (0 if data.target is None else len(data.target)),
+            mask_shape=_mask_shape(train, params, spec),
         )
         backbone.requires_grad_(False)
         self.learner.trunk.requires_grad_(True)
@@ -232,6 +239,10 @@ class _Fit:
                 weights, progress = self.batches.concept_weights, position / params.epochs
                 done.append(take_step(self.learner, self.optimizer, step, params, progress, weights, where=where))
         loss, auc = self._validate(epoch)
+        figures = {name: _mean([losses.figures[name] for losses in done]) for name in done[0].figures}
+        outlined = _mean_of_known([losses.masks for losses in done])
+        if outlined is not None:
+            figures["mask_loss"] = outlined
         return EpochRecord(
             epoch=epoch,
             train_loss=_mean([float(losses.total) for losses in done]),
@@ -240,7 +251,7 @@ class _Fit:
             validation_loss=loss,
             validation_auc=auc,
             learning_rate=rate_factor(epoch + 1, params) * params.lr_head,
-            figures={name: _mean([losses.figures[name] for losses in done]) for name in done[0].figures},
+            figures=figures,
         )
 
     def _validate(self, epoch: int) -> tuple[float | None, float | None]:
@@ -261,6 +272,12 @@ class _Fit:
         if min(int(labels.sum()), int((1 - labels).sum())) < _FEWEST_FOR_AUC:
             return loss, None
         return loss, float(roc_auc_score(labels.numpy(), logits.numpy()))
+
+
+def _mask_shape(train: LabelledPatches, params: TrainParams, spec: InputSpec) -> tuple[int, int] | None:
+    if params.mask_weight == 0 or train.masks is None:
+        return None
+    return train.masks.shape[1], spec.input_size_px
 
 
 def _digest(data: FitData, params: TrainParams, spec: InputSpec, backbone: Backbone) -> str:

@@ -18,6 +18,7 @@ from data_contracts.errors import UsageError
 from data_contracts.model_card import InputSpec
 from models.augmentation.augment import Draws, augment, draw_variant
 from models.augmentation.style import Style, StyleDraws
+from models.fitting.mask_head import mask_targets
 from models.networks.backbones import pool
 from models.networks.inputs import as_batch, axes_of, patches_a_pass, plane_count, to_images
 from models.networks.network import by_plane
@@ -37,6 +38,7 @@ class PatchInputs:
     features: pooled features (n, F) of the patches themselves, where they were computed before.
     noise_std: of the noise on augmented images.
     styled: augmented patches are moved between soft and sharp kernels too (`models.augmentation.style`).
+    masks: (n, c, H, W) of the patches, None where they are no target.
     """
 
     def __init__(
@@ -51,8 +53,10 @@ class PatchInputs:
         features: NDArray[np.floating] | None = None,
         noise_std: float = 0.0,
         styled: bool = False,
+        masks: NDArray[np.uint8] | None = None,
     ) -> None:
         self._patches = patches
+        self._masks = masks
         self._spec = spec
         self._prefix = prefix
         self._pooled = pooled
@@ -72,10 +76,15 @@ class PatchInputs:
         """Inputs of one epoch: every patch in one of its variants, drawn from `generator`."""
         if self._prefix is None:
             draws = self._draws(epoch + 1)
-            return EpochInputs(lambda index: as_batch(self._augmented(index, draws)))
+            return EpochInputs(
+                lambda index: as_batch(self._augmented(index, draws)), lambda index: self._targets(index, draws[0])
+            )
         cache = self._filled_cache()
         variant = torch.randint(0, self._variants, (len(self),), generator=generator)
-        return EpochInputs(lambda index: self._taken(cache[variant[index], index]))
+        return EpochInputs(
+            lambda index: self._taken(cache[variant[index], index]),
+            lambda index: self._targets_of(index, variant[index]),
+        )
 
     def plain(self) -> EpochInputs:
         """The patches without augmentation."""
@@ -86,6 +95,24 @@ class PatchInputs:
 
     def _taken(self, values: Tensor) -> Tensor:
         return values.float() if self._pooled else as_batch(values.float())
+
+    def _targets(self, index: Tensor, draws: Draws | None) -> Tensor | None:
+        """Masks (B, c, S, S) moved as the images of the same draws."""
+        if self._masks is None:
+            return None
+        moved = None if draws is None else draws.rows(index)
+        return mask_targets(self._masks[index.numpy()], self._spec.input_size_px, moved)
+
+    def _targets_of(self, index: Tensor, variants: Tensor) -> Tensor | None:
+        """Masks of patches each in a variant of its own; the first variant is the patch itself."""
+        whole: Tensor | None = None
+        for variant in [] if self._masks is None else variants.unique().tolist():
+            chosen = variants == variant
+            part = self._targets(index[chosen], self._draws(variant)[0] if variant else None)
+            assert part is not None
+            whole = part.new_zeros(len(index), *part.shape[1:]) if whole is None else whole
+            whole[chosen] = part
+        return whole
 
     def _images(self, index: Tensor) -> Tensor:
         return to_images(self._patches[index.numpy()], self._spec)
@@ -140,7 +167,13 @@ class PatchInputs:
 
 
 class EpochInputs:
-    """`batch(index)`: inputs (B * P, C, [d,] h, w) of the learning stages, or features (B, P, F) or (B, F)."""
+    """`batch(index)`: inputs (B * P, C, [d,] h, w) of the learning stages, or features (B, P, F) or (B, F).
 
-    def __init__(self, batch: Callable[[Tensor], Tensor]) -> None:
+    `masks(index)`: targets (B, c, S, S) that lie where the inputs do, None where there are none.
+    """
+
+    def __init__(
+        self, batch: Callable[[Tensor], Tensor], masks: Callable[[Tensor], Tensor | None] = lambda index: None
+    ) -> None:
         self.batch = batch
+        self.masks = masks

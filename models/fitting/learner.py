@@ -8,14 +8,26 @@ from torch import Tensor, nn
 from data_contracts.params import TrainParams
 from models.adaptation.methods import build_adaptation
 from models.adaptation.statistics import freeze_statistics, held_statistics
+from models.fitting.mask_head import MaskHead
 from models.fitting.ranks import Ranks
 from models.networks.network import NoduleNetwork, Trunk
 
 
 class Learner(nn.Module):
-    """Unfrozen stages, pooling, head and concepts (shared with the network); an adaptation (not kept)."""
+    """Unfrozen stages, pooling, head and concepts (shared with the network); an adaptation and a mask head (not kept).
 
-    def __init__(self, network: NoduleNetwork, params: TrainParams, *, n_planes: int, n_patches: int) -> None:
+    mask_shape: (c, S) of what a mask head predicts, channels and side in pixels; None where there is none.
+    """
+
+    def __init__(
+        self,
+        network: NoduleNetwork,
+        params: TrainParams,
+        *,
+        n_planes: int,
+        n_patches: int,
+        mask_shape: tuple[int, int] | None = None,
+    ) -> None:
         super().__init__()
         _, suffix = network.backbone.split(params.unfreeze)
         self.trunk = Trunk(suffix, network.pooling, n_planes)
@@ -30,6 +42,11 @@ class Learner(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(params.seed + 1)
             self.adaptation = build_adaptation(self.trunk, self.head, n_patches, params)
+        self.mask_head: MaskHead | None = None
+        if mask_shape is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(params.seed + 2)
+                self.mask_head = MaskHead(network.backbone, params.unfreeze, *mask_shape)
 
     def train(self, mode: bool = True) -> Learner:
         """Training mode; with frozen statistics BatchNorm keeps the means and variances its weights came with."""
@@ -45,19 +62,29 @@ class Learner(nn.Module):
 
     def features(self, inputs: Tensor) -> Tensor:
         """Features (B, F) of inputs (B * P, C, h, w), or of features (B, P, F) or (B, F) where no stage learns."""
+        return self._passed(inputs)[0]
+
+    def _passed(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Features of every rank's rows, and this rank's maps behind each stage."""
         n = len(inputs) // self.trunk.n_planes
         shared_out = self.ranks.size > 1 and self.has_stages
         if shared_out:
             rows = self.ranks.share(n)
             inputs = inputs[rows.start * self.trunk.n_planes : rows.stop * self.trunk.n_planes]
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=self.bf16 and self.training):
-            features = self.trunk(inputs)
-        return self.ranks.gathered(features.float(), n) if shared_out else features.float()
+            features, maps = self.trunk.with_maps(inputs)
+        return (self.ranks.gathered(features.float(), n) if shared_out else features.float()), maps
 
-    def source_features(self, inputs: Tensor) -> Tensor:
-        """`features` of source patches; statistics that are the target's alone do not move."""
+    def source_features(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`features` of source patches and the logits (B, c, S, S) of their masks, None without a mask head.
+
+        Statistics that are the target's alone do not move.
+        """
         with held_statistics(self.trunk, held=self.adaptation is not None and self.statistics_from == "target"):
-            return self.features(inputs)
+            features, maps = self._passed(inputs)
+        if self.mask_head is None:
+            return features, None
+        return features, self.mask_head.logits(self.ranks.gathered(self.mask_head(maps), len(features)))
 
     def target_features(self, inputs: Tensor) -> Tensor:
         """`features` of target patches; statistics that are the source's alone do not move."""
@@ -65,9 +92,9 @@ class Learner(nn.Module):
             return self.features(inputs)
 
     def kept_state(self) -> dict[str, Tensor]:
-        """A copy of what the network keeps: all but the adaptation."""
+        """A copy of what the network keeps: all but the adaptation and the mask head."""
         return {
             name: value.detach().clone()
             for name, value in self.state_dict().items()
-            if not name.startswith("adaptation.")
+            if not name.startswith(("adaptation.", "mask_head."))
         }

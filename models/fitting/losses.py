@@ -1,9 +1,9 @@
-"""What a fit steps on: classification, concepts, and the pull between two sites."""
+"""What a fit steps on: classification, concepts, masks, and the pull between two sites."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from models.adaptation.adversary import reversal_strength
 from models.adaptation.base import DomainOutputs
 from models.compression.distillation import distillation_loss
 from models.fitting.learner import Learner
+from models.fitting.mask_head import known_masks
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Batch:
 
     from_target: (B,) of labelled patches, which of them are the target site's; None where none is.
     taught: logits (B,) of a teacher, if any.
+    masks: (B, c, S, S), share of the readers whose outline covers a pixel, NaN where nobody outlined; None where off.
     """
 
     inputs: Tensor
@@ -31,6 +33,7 @@ class Batch:
     target_inputs: Tensor | None = None
     from_target: Tensor | None = None
     taught: Tensor | None = None
+    masks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,14 @@ class Totals:
     """What the sums over one step's patches are divided by, so that batches joined into a step give its exact mean.
 
     source, target: sum of the weights of labelled patches of the source, and of the target site in joint training.
-    concepts: sum of the weights of known auxiliary targets. batches: how many are joined.
+    concepts: sum of the weights of known auxiliary targets. batches: how many are joined. masks: patches with a mask.
     """
 
     source: float
     target: float = 0.0
     concepts: float = 0.0
     batches: int = 1
+    masks: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,12 @@ class Losses:
     concepts: float | None = None
     adaptation: float | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    masks: float | None = None
 
     def not_finite(self) -> str:
         """Which part is not a finite number; empty where all are."""
-        parts = {"classification": self.classification, "concepts": self.concepts, "adaptation": self.adaptation}
+        parts = {"classification": self.classification, "concepts": self.concepts, "masks": self.masks}
+        parts["adaptation"] = self.adaptation
         broken = [name for name, value in parts.items() if value is not None and not abs(value) < float("inf")]
         return ", ".join(broken) or ("" if bool(torch.isfinite(self.total)) else "total")
 
@@ -86,7 +92,9 @@ def batch_losses(
     concept_weights: Tensor | None = None,
     totals: Totals | None = None,
 ) -> Losses:
-    """classification + auxiliary_weight * concepts + adaptation_weight * adaptation: this batch's part of its step.
+    """This batch's part of its step.
+
+    classification + auxiliary_weight * concepts + mask_weight * masks + adaptation_weight * adaptation.
 
     With labelled patches of the target, classification is J = J_source + beta J_target, each a mean over its own
     patches, beta = target_label_weight * lambda(p). Of several batches in a step the adaptation's losses are averaged:
@@ -96,7 +104,8 @@ def batch_losses(
     """
     if totals is None:
         totals = totals_of(batch.weights, batch.from_target, batch.auxiliary, concept_weights, 1)
-    features = learner.source_features(batch.inputs)
+        totals = replace(totals, masks=0 if batch.masks is None else known_masks(batch.masks))
+    features, mask_logits = learner.source_features(batch.inputs)
     representation = learner.head.represent(features)
     logit = learner.head.classify(representation)
     classification = _classification(logit, batch, params, progress, totals)
@@ -104,20 +113,25 @@ def batch_losses(
         share, everyone = params.distillation_weight, totals.source + totals.target
         soft = distillation_loss(logit, batch.taught, params.distillation_temperature, batch.weights, everyone)
         classification = (1 - share) * classification + share * soft
-    total, read = classification, None
+    total, read, outlined = classification, None, None
     if learner.concepts is not None and batch.auxiliary is not None:
         concepts = masked_cross_entropy(learner.concepts(features), batch.auxiliary, concept_weights, totals.concepts)
         total = total + params.auxiliary_weight * concepts
         read = float(concepts.detach())
+    if mask_logits is not None and batch.masks is not None:
+        pixels = batch.masks[0].numel()
+        masks = masked_cross_entropy(mask_logits.flatten(1), batch.masks.flatten(1), total=totals.masks * pixels)
+        total = total + params.mask_weight * masks
+        outlined = float(masks.detach())
     if learner.adaptation is None or batch.target_inputs is None:
-        return Losses(total, float(classification.detach()), read)
+        return Losses(total, float(classification.detach()), read, masks=outlined)
     target_representation = learner.head.represent(learner.target_features(batch.target_inputs))
     source = DomainOutputs(batch.inputs, representation, logit, batch.weights)
     target = DomainOutputs(batch.target_inputs, target_representation, learner.head.classify(target_representation))
     loss, figures = learner.adaptation(source, target, batch.targets, progress)
     loss = loss / totals.batches
     total = total + params.adaptation_weight * loss
-    return Losses(total, float(classification.detach()), read, float(loss.detach()), figures)
+    return Losses(total, float(classification.detach()), read, float(loss.detach()), figures, outlined)
 
 
 def joined(parts: Sequence[Losses]) -> Losses:
@@ -128,6 +142,7 @@ def joined(parts: Sequence[Losses]) -> Losses:
         _sum_of_known([part.concepts for part in parts]),
         _sum_of_known([part.adaptation for part in parts]),
         {name: sum(part.figures[name] for part in parts) / len(parts) for name in parts[0].figures},
+        _sum_of_known([part.masks for part in parts]),
     )
 
 

@@ -25,7 +25,7 @@ class EpochRecord:
     """One epoch: losses, validation figures, learning rate.
 
     adaptation_loss: None without one. figures: of the adaptation, such as domain_accuracy (0.5: the discriminator is
-    fooled).
+    fooled), and mask_loss where masks are a target.
     """
 
     epoch: int

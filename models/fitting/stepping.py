@@ -56,8 +56,9 @@ def take_step(
 
 
 def _share_gradients(learner: Learner) -> None:
-    """The stages saw this rank's rows only; head, concepts, adaptation and pooling alone saw them all."""
+    """Stages and mask head saw this rank's rows only; head, concepts, adaptation and pooling alone saw them all."""
     shared_out = list(learner.trunk.parameters()) if learner.has_stages else []
+    shared_out += [] if learner.mask_head is None else list(learner.mask_head.parameters())
     known = {id(parameter) for parameter in shared_out}
     alike = [parameter for parameter in learner.parameters() if id(parameter) not in known]
     learner.ranks.sum_gradients(shared_out, alike)

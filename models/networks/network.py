@@ -77,11 +77,19 @@ class Trunk(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Features (N, F)."""
+        return self.with_maps(inputs)[0]
+
+    def with_maps(self, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(features (N, F), the maps behind each stage); no maps where features come in."""
+        maps: list[Tensor] = []
         if inputs.ndim == 2:
-            return inputs
+            return inputs, maps
         if inputs.ndim > 3:
-            inputs = by_plane(pool(self.stages(inputs)).float(), self.n_planes)
-        return self.pooling(inputs)
+            for stage in self.stages:
+                inputs = stage(inputs)
+                maps.append(inputs)
+            inputs = by_plane(pool(inputs).float(), self.n_planes)
+        return self.pooling(inputs), maps
 
 
 class NoduleNetwork(nn.Module):

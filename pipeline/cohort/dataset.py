@@ -1,6 +1,7 @@
 """Datasets of patches: a pure function of volumes, nodules and parameters, written whole or not at all.
 
     datasets/<dataset_id>/patches-NNN.npy   (n, *patch_shape) int16 HU or uint8 grey, C order, memory-mappable
+                          masks-NNN.npy     the same shape, uint8: what the readers outlined, where that is known
                           index.parquet     PATCH_TABLE: one row a patch, sorted by patch_id
                           contact-sheet.png a look at up to 64 patches
                           dataset.json      DatasetCard; written last, so its presence says that all is there
@@ -112,6 +113,7 @@ def assemble_dataset(
     spacing_mm: float | None = None,
     warnings: Iterable[str] = (),
     patches_per_shard: int = 1024,
+    masks: NDArray[np.uint8] | None = None,
 ) -> DatasetCard:
     """Write the dataset, or return the finished one untouched.
 
@@ -122,6 +124,8 @@ def assemble_dataset(
     index_rows: PATCH_TABLE without shard and row; more columns may stand beside.
     inputs: digests of everything the patches were made from (volumes, nodules, manifest or files).
     parameters: every parameter that shaped them.
+    masks: (n, *patch_shape) as DatasetCard.masks says, in the order of `index_rows`; whatever gave them is among
+        `inputs` and `parameters`.
 
     Raises
     ------
@@ -146,9 +150,10 @@ def assemble_dataset(
             index["shard"], index["row"] = position // patches_per_shard, position % patches_per_shard
             index = PATCH_TABLE.validate(index, where="index.parquet")
             shards = [
-                _write_shard(folder, number, patches.take(order[first : first + patches_per_shard]))
+                _write_shard(folder, "patches", number, patches.take(order[first : first + patches_per_shard]))
                 for number, first in enumerate(range(0, len(order), patches_per_shard))
             ]
+            outlined = [] if masks is None else _write_masks(folder, patches, masks[order], patches_per_shard)
             PATCH_TABLE.write(folder / "index.parquet", index)
             shown = np.unique(np.linspace(0, len(order) - 1, 64).astype(int))
             sheet = contact_sheet_png(patches.take(order[shown]), index["label"].iloc[shown], kind, value_unit)
@@ -162,6 +167,7 @@ def assemble_dataset(
                 value_unit=value_unit,
                 spacing_mm=spacing_mm,
                 shards=tuple(shards),
+                masks=tuple(outlined),
                 inputs=dict(inputs),
                 parameters=dict(parameters),
                 counts=count_patches(index),
@@ -204,8 +210,17 @@ def _empty_splits(index: pd.DataFrame) -> list[str]:
     ]
 
 
-def _write_shard(folder: Path, number: int, patches: PatchArray) -> Shard:
-    path = folder / f"patches-{number:03d}.npy"
+def _write_masks(folder: Path, patches: _Parts, masks: NDArray[np.uint8], patches_per_shard: int) -> list[Shard]:
+    if masks.shape[1:] != patches.patch_shape or masks.dtype != np.uint8:
+        raise ContractError("the masks of a dataset are uint8 and shaped as its patches")
+    return [
+        _write_shard(folder, "masks", number, masks[first : first + patches_per_shard])
+        for number, first in enumerate(range(0, len(masks), patches_per_shard))
+    ]
+
+
+def _write_shard(folder: Path, what: str, number: int, patches: PatchArray) -> Shard:
+    path = folder / f"{what}-{number:03d}.npy"
     np.save(path, patches, allow_pickle=False)
     return Shard(file=path.name, n_patches=len(patches), sha256=sha256_file(path))
 

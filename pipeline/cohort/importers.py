@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data_contracts.errors import UsageError
+from data_contracts.errors import ContractError, UsageError
 from data_contracts.manifest import Split
 from data_contracts.params import LabelParams, SplitParams
 from data_contracts.patch_kind import PatchKind
@@ -31,12 +31,13 @@ _COLOURS = 3
 
 @dataclass(frozen=True)
 class _Import:
-    """What a file gave: patches (n, *patch_shape) uint8 and their index rows."""
+    """What a file gave: patches (n, *patch_shape) uint8, their index rows, and masks of the same shape if any."""
 
     patches: NDArray[np.uint8]
     rows: pd.DataFrame
     kind: PatchKind
     warnings: tuple[str, ...]
+    masks: NDArray[np.uint8] | None = None
 
 
 def import_npz(
@@ -48,6 +49,7 @@ def import_npz(
     split: SplitParams,
     label: LabelParams,
     exclude_patients: Iterable[str] = (),
+    votes: str = "",
 ) -> DatasetCard:
     """An .npz file as a finished dataset; the same files and parameters give the same one, written once.
 
@@ -60,6 +62,8 @@ def import_npz(
     ----------
     name: what people call the dataset.
     exclude_patients: patient_id of the table that must not come in.
+    votes: array beside `image`, of its shape: how many of a crop's readers outlined the pixel. They become the masks of
+        the dataset, a target for `mask_weight`; a crop without a vote has none. Empty leaves outlines out.
 
     Raises
     ------
@@ -72,17 +76,22 @@ def import_npz(
     excluded = frozenset(exclude_patients)
     parameters: dict[str, object] = {"importer": "medmnist"}
     if table is None:
+        if votes:
+            raise UsageError(
+                "outlines are counted against the readers of a table", where=path.name, todo="Give it with --table."
+            )
         if excluded:
             raise UsageError("a MedMNIST file names no patients, so none can be excluded", where=path.name)
         found = _medmnist(path, name)
     else:
-        found = _crops(path, table, split, label, excluded)
+        found = _crops(path, table, split, label, excluded, votes)
         inputs["table"] = sha256_file(table)
         parameters = {
             "importer": "crops",
             "split": split.model_dump(mode="json"),
             "label": label.model_dump(mode="json"),
             "excluded_patients": digest_of(sorted(excluded)) if excluded else "",
+            **({"votes": votes} if votes else {}),
         }
     return assemble_dataset(
         datasets_root,
@@ -94,6 +103,7 @@ def import_npz(
         parameters=parameters,
         name=name,
         warnings=(*found.warnings, *_same_pixels_in_two_splits(found)),
+        masks=found.masks,
     )
 
 
@@ -178,8 +188,11 @@ def _medmnist_rows(labels: NDArray[np.int64], prefix: str, split: Split, name: s
     )
 
 
-def _crops(path: Path, table: Path, split: SplitParams, label: LabelParams, excluded: frozenset[str]) -> _Import:
-    images = read_arrays(path, ["image"])["image"]
+def _crops(
+    path: Path, table: Path, split: SplitParams, label: LabelParams, excluded: frozenset[str], votes: str
+) -> _Import:
+    arrays = read_arrays(path, ["image", votes] if votes else ["image"])
+    images = arrays["image"]
     _need_uint8(images, path, "image")
     if images.ndim != 4 or images.shape[1] > images.shape[2]:
         raise UsageError(f"array 'image' has shape {images.shape}", where=path.name, todo="Wanted: (n, C, H, W).")
@@ -189,7 +202,26 @@ def _crops(path: Path, table: Path, split: SplitParams, label: LabelParams, excl
     warnings = (
         [f"{len(images) - len(rows)} crops of excluded patients were left out"] if len(rows) < len(images) else []
     )
-    return _Import(images.view(np.uint8)[kept], rows, "2d", tuple(warnings))
+    masks = None
+    if votes:
+        if arrays[votes].shape != images.shape:
+            raise UsageError(f"array {votes!r} has shape {arrays[votes].shape}, not that of 'image'", where=path.name)
+        masks = _shares(arrays[votes][kept], rows, path, votes)
+    return _Import(images.view(np.uint8)[kept], rows, "2d", tuple(warnings), masks)
+
+
+def _shares(votes: NDArray[np.generic], rows: pd.DataFrame, path: Path, key: str) -> NDArray[np.uint8]:
+    """255 times the share of each crop's readers, uint8 (n, C, H, W), of how many outlined a pixel."""
+    if votes.dtype.kind not in "biu" or votes.min() < 0:
+        raise UsageError(f"array {key!r} is {votes.dtype}, no counts of readers", where=path.name)
+    readers = rows["n_readers"].to_numpy()
+    more = votes.reshape(len(votes), -1).max(axis=1).astype(np.int64) > readers
+    if more.any():
+        first = rows["patch_id"].iloc[int(more.argmax())]
+        raise ContractError(f"array {key!r} has more votes than the crop has readers", where=f"{path.name}, {first}")
+    per_vote = 255 / np.maximum(readers, 1)
+    shares: NDArray[np.uint8] = np.rint(votes * per_vote[:, None, None, None]).astype(np.uint8)
+    return shares
 
 
 def _same_pixels_in_two_splits(found: _Import) -> list[str]:

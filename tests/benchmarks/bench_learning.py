@@ -63,6 +63,7 @@ def recipes(weights: Path, *, quick: bool) -> dict[str, Any]:
 def one_fold(dataset: Path, params: Any, fold: int, n_folds: int, work: Path) -> tuple[Path, float]:
     """Predictions of one fold as a file below `work`, and the seconds it took; an existing file is taken as it is."""
     import torch
+    from pretraining import PHANTOM, SELF_SUPERVISED, first_weights
 
     from data_contracts.predictions import PREDICTION_TABLE
     from flows.learning.crossval import fold_predictions
@@ -75,13 +76,16 @@ def one_fold(dataset: Path, params: Any, fold: int, n_folds: int, work: Path) ->
         # What only changes what is made of fitted networks shares their fits.
         same_fit = params.model_copy(update={"blend_concepts": False, "fusion_balance": 0.0, "preset": ""})
         state = work / f"{dataset.name}-{same_fit.digest()}-{fold}-of-{n_folds}.state"
+        if params.weights in (SELF_SUPERVISED, PHANTOM):
+            made = first_weights(params.weights, dataset, params, WEIGHTS, fold, n_folds)
+            params = params.model_copy(update={"weights": str(made)})
         table = fold_predictions(dataset, params, fold, n_folds=n_folds, state_dir=state)
         PREDICTION_TABLE.write(path, table)
     return path, time.monotonic() - started
 
 
-def import_crops(work: Path, name: str = "lidc-crops", exclude: Sequence[str] = ()) -> Path:
-    """The crops as a dataset below `work`, without some patients."""
+def import_crops(work: Path, name: str = "lidc-crops", exclude: Sequence[str] = (), votes: str = "") -> Path:
+    """The crops as a dataset below `work`, without some patients; with the readers' outlines out of `votes`."""
     from data_contracts.params import LabelParams, SplitParams
     from pipeline.cohort.importers import import_npz
 
@@ -94,6 +98,7 @@ def import_crops(work: Path, name: str = "lidc-crops", exclude: Sequence[str] = 
         split=SplitParams(),
         label=LabelParams(min_readers=3),
         exclude_patients=exclude,
+        votes=votes,
     )
     return work / "datasets" / card.dataset_id
 
@@ -175,6 +180,12 @@ def report(tables: dict[str, Any]) -> list[dict[str, Any]]:
     as_size = next(iter(tables.values()))
     as_size = as_size.assign(score=as_size["score_size"])
     pairs = [(BEST, tuned, "score"), (BEST, tuned, "score_image"), (tuned, probe, "score_image")]
+    pairs += [
+        (name, "one network", score)
+        for name in tables
+        for score in ("score_image", "score")
+        if "one network" in tables and name != "one network"
+    ]
     pairs += [(tuned, scratch, "score_image"), (tuned, "size only", "score"), (BEST, "size only", "score")]
     known = {**tables, "size only": as_size}
     for one, other, score in pairs:
@@ -184,7 +195,9 @@ def report(tables: dict[str, Any]) -> list[dict[str, Any]]:
         kind = "image only" if score == "score_image" else "image + size"
         p_value = "" if paired.p_value is None else f", paired DeLong p = {paired.p_value:.2g}"
         print(f"{one} minus {other}, {kind}: {paired.difference.text()}{p_value}")
-        add(f"{one}, {kind}: AUC minus", paired.difference, other, at_least=0.03 if other == "size only" else 0.0)
+        # What an ablation says has no bound: a part that gives nothing is a result.
+        bound = {} if other == "one network" else {"at_least": 0.03 if other == "size only" else 0.0}
+        add(f"{one}, {kind}: AUC minus", paired.difference, other, **bound)
     return rows
 
 
@@ -245,7 +258,14 @@ def ablation(work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     dataset = import_crops(work, "lidc-crops-development", judges)
     folds = range(1 if options.quick else DEVELOPMENT_FOLDS)
     todo = ablation_recipes(WEIGHTS, options.only)
-    return report(measure(dataset, todo, work, folds, DEVELOPMENT_FOLDS, options.workers))
+    outlined = {name: params for name, params in todo.items() if params.mask_weight > 0}
+    plain = {name: params for name, params in todo.items() if name not in outlined}
+    tables = measure(dataset, plain, work, folds, DEVELOPMENT_FOLDS, options.workers)
+    if outlined:
+        # The same crops in the same folds: patient keys and labels decide those.
+        dataset = import_crops(work, "lidc-crops-development", judges, votes="votes")
+        tables |= measure(dataset, outlined, work, folds, DEVELOPMENT_FOLDS, options.workers)
+    return report(tables)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "hard labels only": {"soft_label_weight": 0.0},
     "one view": {"views": 1},
     "random start": {"weights": "none", "batchnorm": "adaptive", "lr_backbone": 1e-3},
+    "self-supervised pretraining": {"weights": "self-supervised"},
+    "phantom pretraining": {"weights": "phantom"},
+    "readers' outlines as mask target": {"mask_weight": 1.0},
 }
 #: the same beside several networks; they share their fits
 MEMBER_CHANGES: dict[str, dict[str, Any]] = {
@@ -40,7 +43,7 @@ DEVELOPMENT_FOLDS = 3
 
 
 def ablation_recipes(weights: Path, only: str = "") -> dict[str, Any]:
-    """Parameters of each row whose name contains `only`."""
+    """Parameters of each row whose name contains `only`, or one of several parts with commas between."""
     from flows.presets import train_params
 
     plain = {"members": 1, "blend_concepts": False, "fusion_balance": 0.0, "threads": 1, "weights": str(weights)}
@@ -48,7 +51,7 @@ def ablation_recipes(weights: Path, only: str = "") -> dict[str, Any]:
     return {
         name: train_params("lidc-crops", {**plain, **change})
         for name, change in rows.items()
-        if only in name or name == "one network"
+        if any(part in name for part in only.split(",")) or name == "one network"
     }
 
 
