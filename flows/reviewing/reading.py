@@ -32,7 +32,7 @@ from pipeline.cohort.settled import is_answer, settled_candidates
 from pipeline.imaging.lungs import LungMask, LungSegmenter, segment_lungs
 from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.patches import extract_patch
-from pipeline.review.key_images import close_up_mm
+from pipeline.review.key_images import close_up_mm, key_image_name
 from pipeline.review.measure import Outline, measured
 from pipeline.review.registration import Scan
 from pipeline.review.same_nodule import repeats
@@ -175,7 +175,7 @@ def _read_series(
     for number, row in enumerate(rows.to_dict("records")):
         finding_id = digest_of([record.series_key, row["nodule_id"]], length=8)
         pictures = {**pictured[number].images, **looked[number]}
-        named = {f"key-{finding_id}-{name}.png": content for name, content in pictures.items()}
+        named = {key_image_name(finding_id, name): content for name, content in pictures.items()}
         reading.images |= named
         if (slices := pictured[number].stack) is not None:
             reading.stacks[stack_name(finding_id)] = slices
