@@ -52,6 +52,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     every = workspace.series_records()
     records = [record for record in every if record.study_key == study_key]
     reading = read_study(workspace, records, asked, params)
+    reading.findings.sort(key=lambda finding: -(finding.probability or 0.0))
     previous = compare_with_previous(workspace, every, records, reading, asked, params)
     fetched(workspace, workspace.reviews_root / study_key)
     facts = kept_facts(workspace.reviews_root / study_key)
@@ -61,7 +62,6 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     unused = unused_facts(reading.findings, facts, previous.dates)
     for line in unused:
         say(f"study {study_key}: {line}")
-    reading.findings.sort(key=lambda finding: -(finding.probability or 0.0))
     review = StudyReview(
         study_key=study_key,
         patient_key=records[0].patient_key,
