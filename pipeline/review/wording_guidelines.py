@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from data_contracts.guidelines import BrockResult, GuidelineResult, NoduleGuidelines
 from data_contracts.review import Finding, MissedPrior, StudyReview
+from pipeline.review.cutting import without_hidden_signs
 
 #: The nodule types as radiologists write them.
 TYPE_WORDS = {"solid": "solid", "part_solid": "part-solid", "ground_glass": "ground glass"}
@@ -171,6 +172,7 @@ def _line(result: GuidelineResult) -> GuidelineLine:
 
 
 def _printed(words: str) -> str:
+    words = without_hidden_signs(words)
     for written, printed in _PRINTED:
         words = words.replace(written, printed)
     return words

@@ -316,7 +316,8 @@ def test_a_guideline_is_printed_with_the_signs_of_print_and_a_bound_stays_on_its
     told_review: StudyReview,
 ) -> None:
     assert told_review.guidelines is not None
-    whole = told_review.guidelines.lung_rads.model_copy(update={"management": "PET/CT from 8 mm (268 mm3) on"})
+    turned = {"reason": "4X with \u202eevil", "management": "PET/CT from 8 mm (268 mm3) on"}
+    whole = told_review.guidelines.lung_rads.model_copy(update=turned)
     told_review = told_review.model_copy(
         update={"guidelines": told_review.guidelines.model_copy(update={"lung_rads": whole})}
     )
@@ -326,6 +327,7 @@ def test_a_guideline_is_printed_with_the_signs_of_print_and_a_bound_stays_on_its
     said = " ".join(part for line in lines for part in (line.reason, line.management, *line.notes))
     assert "mm3" not in said and ">=" not in said
     assert "≥\u00a0" in said and "mm³" in said
+    assert "\u202e" not in said + render_study(told_review, {}), "a sign that turns all that follows on its line"
     assert ("Earlier CT", "no") in context_rows(
         told_review.model_copy(update={"context": PatientContext(earlier_ct=False)})
     )
