@@ -247,3 +247,12 @@ def test_what_is_not_of_a_screening_has_no_lung_rads_and_what_may_be_has_one_wit
     assert of(SCREENED, solid(9.0), infection_suspected=True).lung_rads.category == "0"
     assert of(SCREENED, lungs_searched=True).lung_rads.category == "1"
     assert of(SCREENED).lung_rads.category is None
+
+
+def test_of_200_nodules_without_a_type_the_study_names_a_few_once() -> None:
+    untyped = [{"nodule_type": None, "mean_diameter_mm": 5.0, "status": "baseline"} for _ in range(199)]
+    result = of(SCREENED, solid(16.0, spiculation=True), *untyped).lung_rads
+    assert result.category == "4X"
+    assert [note for note in result.notes if note.startswith("nodule ")] == [
+        "nodule 1, nodule 2, nodule 3 and 196 more: Lung-RADS needs: nodule type (possible: 2)"
+    ]

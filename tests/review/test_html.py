@@ -331,3 +331,19 @@ def test_a_guideline_is_printed_with_the_signs_of_print_and_a_bound_stays_on_its
     assert ("Earlier CT", "no") in context_rows(
         told_review.model_copy(update={"context": PatientContext(earlier_ct=False)})
     )
+
+
+def test_of_a_long_list_the_guidelines_of_the_study_come_before_the_table(told_review: StudyReview) -> None:
+    heading, table = "Guidelines, of the whole study", '<tbody id="rows">'
+    page = render_study(told_review, {})
+    assert page.index(table) < page.index(heading)
+    many = [told_review.findings[0].model_copy(update={"finding_id": f"g{n}"}) for n in range(16)]
+    page = render_study(told_review.model_copy(update={"findings": (*told_review.findings, *many)}), {})
+    assert page.index(heading) < page.index(table)
+    assert page.count(heading) == 1
+
+
+def test_the_page_says_when_it_was_made_as_people_write_it(study_review: StudyReview) -> None:
+    made = study_review.model_copy(update={"created_utc": "2026-11-22T18:03:09+00:00"})
+    assert "made 2026-11-22 18:03 UTC" in render_study(made, {})
+    assert "made long ago" in render_study(made.model_copy(update={"created_utc": "long ago"}), {})
