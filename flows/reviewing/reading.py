@@ -14,7 +14,6 @@ from data_contracts.params import LabelParams, ReviewParams
 from data_contracts.records import digest_of
 from data_contracts.review import Finding, Measurement
 from data_contracts.series import SeriesRecord
-from data_contracts.volume import CTVolume
 from flows.intake.series_choice import remembered_preference, to_be_read
 from flows.remote.opening import fetched
 from flows.reviewing.at_once import for_each
@@ -32,8 +31,9 @@ from pipeline.cohort.settled import is_answer, settled_candidates
 from pipeline.imaging.lungs import LungMask, LungSegmenter, segment_lungs
 from pipeline.imaging.nifti import read_nifti
 from pipeline.imaging.patches import extract_patch
-from pipeline.review.key_images import close_up_mm
+from pipeline.review.key_images import close_up_mm, key_image_name
 from pipeline.review.measure import Outline, measured
+from pipeline.review.measurement.thorax import thorax_of
 from pipeline.review.registration import Scan
 from pipeline.review.same_nodule import repeats
 from pipeline.review.stack import stack_name
@@ -113,14 +113,18 @@ def _centers(rows: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def _sized(
-    reading: StudyReading, volume: CTVolume, rows: pd.DataFrame
+    reading: StudyReading, scan: Scan, rows: pd.DataFrame
 ) -> tuple[pd.DataFrame, list[tuple[Measurement, Outline | None]]]:
     """The rows with their measurements; of places that a search found in one nodule the best alone, and that is said.
 
     What a reader answered stays, wherever it lies.
     """
     centers, diameters = _centers(rows), rows["diameter_mm"].to_numpy(dtype=np.float64)
-    sizes = for_each(len(rows), lambda number: measured(volume, centers[number], float(diameters[number])))
+    thorax = thorax_of(scan.lungs)
+    sizes = for_each(
+        len(rows),
+        lambda number: measured(scan.volume, centers[number], float(diameters[number]), thorax=thorax),
+    )
     if reading.search is None:
         return rows, sizes
     again = np.array(repeats([outline for _, outline in sizes], centers)) & (rows["n_readers"] == 0).to_numpy()
@@ -154,7 +158,7 @@ def _read_series(
     """Add to `reading` a finding for each of `rows` (nodule_id, x_mm, y_mm, z_mm, diameter_mm, source, n_readers)."""
     volume, lungs = scan.volume, scan.lungs
     card, predictor = version.card, version.predictor
-    rows, sizes = _sized(reading, volume, rows)
+    rows, sizes = _sized(reading, scan, rows)
     centers = _centers(rows)
     cut = [extract_patch(volume, center, version.patch_params) for center in centers]
     diameters = rows["diameter_mm"].to_numpy(dtype=np.float64)
@@ -175,7 +179,7 @@ def _read_series(
     for number, row in enumerate(rows.to_dict("records")):
         finding_id = digest_of([record.series_key, row["nodule_id"]], length=8)
         pictures = {**pictured[number].images, **looked[number]}
-        named = {f"key-{finding_id}-{name}.png": content for name, content in pictures.items()}
+        named = {key_image_name(finding_id, name): content for name, content in pictures.items()}
         reading.images |= named
         if (slices := pictured[number].stack) is not None:
             reading.stacks[stack_name(finding_id)] = slices

@@ -35,9 +35,11 @@ from flows.workspace_key import refuse_other_secret
 from pipeline.review.assessment import assess, unused_facts
 from pipeline.review.cutting import short_text
 from pipeline.review.html import render_study
+from pipeline.review.key_images import KEY_IMAGES
 from pipeline.review.pdf import render_study_pdf
 
 NOT_EXAMINED = ("Lymph nodes, pleura, heart, bone and upper abdomen.",)
+PDF_NAME = "report.pdf"
 NO_PRIOR = "Prior studies: none of this patient is in the workspace."
 
 _DEFAULTS = ReviewParams()
@@ -50,6 +52,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     every = workspace.series_records()
     records = [record for record in every if record.study_key == study_key]
     reading = read_study(workspace, records, asked, params)
+    reading.findings.sort(key=lambda finding: -(finding.probability or 0.0))
     previous = compare_with_previous(workspace, every, records, reading, asked, params)
     fetched(workspace, workspace.reviews_root / study_key)
     facts = kept_facts(workspace.reviews_root / study_key)
@@ -59,7 +62,6 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
     unused = unused_facts(reading.findings, facts, previous.dates)
     for line in unused:
         say(f"study {study_key}: {line}")
-    reading.findings.sort(key=lambda finding: -(finding.probability or 0.0))
     review = StudyReview(
         study_key=study_key,
         patient_key=records[0].patient_key,
@@ -79,7 +81,7 @@ def review_study(workspace: Workspace, study_key: str, model_name: str, version:
         missed_priors=previous.missed,
         warnings=(*unused, *previous.problems, *asked.warnings()),
     )
-    _write(workspace, review, records, reading, params)
+    write_report(workspace, review, records, reading, params)
     keep_study(workspace, asked.folder.name, reading.watched)
     return study_key
 
@@ -103,13 +105,18 @@ def review_some(
     return list(studies.value)
 
 
-def _write(
+def write_report(
     workspace: Workspace,
     review: StudyReview,
     records: list[SeriesRecord],
     reading: StudyReading,
     params: ReviewParams,
 ) -> None:
+    """Write the files of a report into the folder of its study, in the place of those of an earlier one.
+
+    review.json is the last to be written, and what only an earlier report names goes after it: killed at any moment,
+    the folder lacks nothing that its review.json names, and the next review of the study leaves nothing behind.
+    """
     folder, images = workspace.reviews_root / review.study_key, reading.images
     review = with_kept_time(folder, review)
     for name, content in images.items():
@@ -117,10 +124,17 @@ def _write(
     write_bytes_atomic(folder / "report.html", render_study(review, images, reading.stacks).encode())
     pdf = render_study_pdf(review, images) if params.pdf else None
     if pdf is not None:
-        write_bytes_atomic(folder / "report.pdf", pdf)
+        write_bytes_atomic(folder / PDF_NAME, pdf)
     write_results(workspace, review, records, reading.drawn, images, pdf, params)
     keep_answerable(folder, review)
     review.write(folder / "review.json")
+    _drop_what_an_earlier_report_left(folder, {*images, *([PDF_NAME] if pdf is not None else [])})
+
+
+def _drop_what_an_earlier_report_left(folder: Path, named: set[str]) -> None:
+    for stale in (*folder.glob(KEY_IMAGES), folder / PDF_NAME):
+        if stale.name not in named:
+            stale.unlink(missing_ok=True)
 
 
 def _origin(reading: StudyReading) -> str:

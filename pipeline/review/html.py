@@ -15,7 +15,7 @@ from data_contracts.model_card import BONE_WINDOW, LUNG_WINDOW, MEDIASTINAL_WIND
 from data_contracts.review import Finding, StudyReview
 from pipeline.review import wording, wording_guidelines
 from pipeline.review.answers.blind import head_to_feet
-from pipeline.review.cutting import not_endless, short_text
+from pipeline.review.cutting import not_endless, short_text, without_hidden_signs
 from pipeline.review.key_images import KEY_VIEWS, MAP_VIEWS, VIEWS, view_of
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -159,14 +159,12 @@ def plain_environment() -> jinja2.Environment:
 
 
 def _not_endless(value: object) -> object:
-    """Text cut where it would fill pages; Markup is ours."""
-    return not_endless(value) if type(value) is str else value
+    """Text without signs that turn others, cut where it would fill pages; Markup is ours."""
+    return not_endless(without_hidden_signs(value)) if type(value) is str else value
 
 
 def _without_hidden_signs(value: object) -> object:
-    if type(value) is not str or value.isprintable():  # Markup is ours
-        return value
-    return "".join(sign if sign.isprintable() or sign in "\n\t" else " " for sign in value)
+    return without_hidden_signs(value) if type(value) is str else value  # Markup is ours
 
 
 def read_template(name: str) -> str:

@@ -54,6 +54,8 @@ MAP_VIEWS: dict[str, KeyView] = {
 
 #: Every picture of a finding, in the order of the page.
 VIEWS = {**KEY_VIEWS, **MAP_VIEWS}
+#: the files of every finding, as `key_image_name` names them
+KEY_IMAGES = "key-*.png"
 
 
 def key_image_name(finding_id: str, view: str) -> str:

@@ -23,9 +23,12 @@ from pipeline.review.measurement.density import density_of
 from pipeline.review.measurement.nodule import MAX_GROWTH, MIN_GROWTH, Nodule, find_nodule
 from pipeline.review.measurement.star import sphere
 from pipeline.review.measurement.surroundings import OutlineError, cube_affine, cube_around
+from pipeline.review.measurement.thorax import Thorax
 from pipeline.review.planes import LpsPoint
 
 OUTLINED = "outlined by a smooth surface fitted to the scan"
+#: Shares of a mark's diameter that are tried where the mark itself takes in the chest wall.
+_SMALLER_MARKS = (0.8, 0.65, 0.5, 0.4)
 FALLBACK = "diameter of the mark (not outlined: {reason})"
 
 
@@ -51,23 +54,23 @@ def measure(volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float) -> Me
 
 
 def measured(
-    volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float, params: GuidelineParams | None = None
+    volume: CTVolume,
+    center_lps_mm: LpsPoint,
+    diameter_mm: float,
+    params: GuidelineParams | None = None,
+    thorax: Thorax | None = None,
 ) -> tuple[Measurement, Outline | None]:
     """Measure the nodule marked at `center_lps_mm` with about `diameter_mm`, and outline it.
 
     Where no outline can be trusted the mark's diameter is returned, without axes, volume, type and outline, and
-    `method` says why. params: how far readers differ, for the intervals.
+    `method` says why. params: how far readers differ, for the intervals. thorax: where nodules can be; None where
+    that is not known.
     """
     params = params or GuidelineParams()
     try:
-        nodule = find_nodule(volume, np.asarray(center_lps_mm, dtype=np.float64), diameter_mm)
-        field, spacing_mm = _field(nodule, diameter_mm)
-        axes = axial_axes(field, spacing_mm)
-        mean_mm = (axes.long_mm + axes.short_mm) / 2
-        if mean_mm > MAX_GROWTH * diameter_mm:
-            raise OutlineError("the outline leaks into neighbouring tissue")
-        if mean_mm < MIN_GROWTH * diameter_mm:
-            raise OutlineError("the outline covers too little of the mark")
+        measurement, outline = _outlined(volume, center_lps_mm, diameter_mm, params)
+        if thorax is not None and thorax.is_left_by(outline.mask, outline.affine):
+            return _within(thorax, volume, center_lps_mm, diameter_mm, params)
     except OutlineError as error:
         interval = _interval(diameter_mm, params.reader_diameter_cv, 1)
         return Measurement(
@@ -75,6 +78,44 @@ def measured(
             diameter_interval_mm=interval,
             method=FALLBACK.format(reason=error),
         ), None
+    return measurement, outline
+
+
+def _within(
+    thorax: Thorax, volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float, params: GuidelineParams
+) -> tuple[Measurement, Outline]:
+    """Of a mark so large that the chest wall was taken for its nodule: what smaller marks find there, if anything."""
+    for share in _SMALLER_MARKS:
+        found = _outlined_within(thorax, volume, center_lps_mm, share * diameter_mm, params)
+        if found is None or found[0].mean_diameter_mm < MIN_GROWTH * diameter_mm:
+            continue
+        # a mark of the right size is measured best
+        return _outlined_within(thorax, volume, center_lps_mm, found[0].mean_diameter_mm, params) or found
+    raise OutlineError("the outline reaches into the chest wall")
+
+
+def _outlined_within(
+    thorax: Thorax, volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float, params: GuidelineParams
+) -> tuple[Measurement, Outline] | None:
+    try:
+        measurement, outline = _outlined(volume, center_lps_mm, diameter_mm, params)
+    except OutlineError:
+        return None
+    return None if thorax.is_left_by(outline.mask, outline.affine) else (measurement, outline)
+
+
+def _outlined(
+    volume: CTVolume, center_lps_mm: LpsPoint, diameter_mm: float, params: GuidelineParams
+) -> tuple[Measurement, Outline]:
+    """Measurement and outline; raises OutlineError where none can be trusted."""
+    nodule = find_nodule(volume, np.asarray(center_lps_mm, dtype=np.float64), diameter_mm)
+    field, spacing_mm = _field(nodule, diameter_mm)
+    axes = axial_axes(field, spacing_mm)
+    mean_mm = (axes.long_mm + axes.short_mm) / 2
+    if mean_mm > MAX_GROWTH * diameter_mm:
+        raise OutlineError("the outline leaks into neighbouring tissue")
+    if mean_mm < MIN_GROWTH * diameter_mm:
+        raise OutlineError("the outline covers too little of the mark")
     mask = field > 0
     half = mask.shape[0] // 2
     affine = cube_affine(nodule.center_mm, half, spacing_mm)

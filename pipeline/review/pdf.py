@@ -94,12 +94,18 @@ def render_study_pdf(review: StudyReview, images: dict[str, bytes]) -> bytes:
 def _summary(review: StudyReview, findings: list[Finding]) -> list[Flowable]:
     story: list[Flowable] = [
         text("Lung nodule review", TITLE),
-        text(f"Study {review.study_key}, made {review.created_utc}", SMALL),
+        text(f"Study {review.study_key}, made {wording.made_words(review)}", SMALL),
         Spacer(1, 6),
     ]
     for shown in wording.banners(review):
         story += [banner(shown), Spacer(1, 5)]
     story.append(text(f"{len(findings)} {'finding' if len(findings) == 1 else 'findings'}", HEADING))
+    numbers = {finding.finding_id: number for number, finding in enumerate(findings, start=1)}
+    lines = wording_guidelines.study_guideline_lines(review, numbers)
+    rules = [text("GUIDELINES, OF THE WHOLE STUDY", SECTION), *_guidelines(lines)] if lines else []
+    is_long = len(findings) > wording.SHORT_LIST
+    if is_long:
+        story += [*rules, Spacer(1, 6)]
     if findings:
         story.append(_finding_table(review, findings))
     if len(findings) > FULL_PAGES:
@@ -110,10 +116,8 @@ def _summary(review: StudyReview, findings: list[Finding]) -> list[Flowable]:
                 SMALL,
             )
         )
-    numbers = {finding.finding_id: number for number, finding in enumerate(findings, start=1)}
-    lines = wording_guidelines.study_guideline_lines(review, numbers)
-    if lines:
-        story += [text("GUIDELINES, OF THE WHOLE STUDY", SECTION), *_guidelines(lines)]
+    if not is_long:
+        story += rules
     if review.missed_priors:
         story.append(text("NOT FOUND AGAIN: NODULES OF THE STUDY BEFORE", SECTION))
         story += [text("; ".join(wording_guidelines.missed_prior_rows(missed))) for missed in review.missed_priors[:50]]
@@ -166,7 +170,7 @@ def _finding_table(review: StudyReview, findings: list[Finding]) -> Table:
         chance = wording.percent(finding.probability) + (", uncertain" if finding.call == "uncertain" else "")
         first = [Paragraph(link, BODY), meter(finding.probability, MODEL, 12 * mm), text(chance, BOLD)]
         lines.append([*first, *(text(cell, DENSE) for cell in cells)])
-    shares = [0.055, 0.1, 0.13, 0.09, 0.095, 0.105, 0.105] + [0.125] * has_rules + [0.12] * has_prior + [0.13, 0.06]
+    shares = [0.055, 0.1, 0.17, 0.09, 0.095, 0.105, 0.105] + [0.125] * has_rules + [0.12] * has_prior + [0.09, 0.06]
     table = Table(lines, colWidths=[WIDTH * share / sum(shares) for share in shares], repeatRows=1)
     table.setStyle(
         TableStyle(

@@ -20,10 +20,18 @@ UNTRAINED_DETAIL = (
     "No pretrained weights were available when it was trained. Its probabilities are worth little: "
     "use them to check the line, not to judge a nodule."
 )
+#: of more findings than this the guidelines of the whole study stand before the table, not pages after it
+SHORT_LIST = 15
 #: no tube gives more in one rotation; some scanners write the sum of a scan, or another unit
 _MOST_MAS = 1500
 
 UNFAMILIAR = "Outside what the model was judged on: its figures may not hold here"
+
+
+def made_words(review: StudyReview) -> str:
+    """When the report was made, to the minute: "2026-11-22 18:03 UTC"; as it is where it is no UTC time."""
+    day, _, time = review.created_utc.partition("T")
+    return f"{day} {time[:5]} UTC" if time.endswith("+00:00") else review.created_utc
 
 
 @dataclass(frozen=True)

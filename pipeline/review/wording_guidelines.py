@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from data_contracts.guidelines import BrockResult, GuidelineResult, NoduleGuidelines
 from data_contracts.review import Finding, MissedPrior, StudyReview
+from pipeline.review.cutting import without_hidden_signs
 
 #: The nodule types as radiologists write them.
 TYPE_WORDS = {"solid": "solid", "part_solid": "part-solid", "ground_glass": "ground glass"}
@@ -21,6 +22,8 @@ UNVERIFIED_DETAIL = (
 
 #: A nodule by its number in the report; the page's script rewrites the number where it sorts the findings anew.
 _NODULE = Markup('<span class="nodule-number" data-finding="{finding_id}">nodule {number}</span>')
+#: What tables write in ASCII as a page prints it, a sign on the line of its number.
+_PRINTED = ((">= ", "≥\u00a0"), ("<= ", "≤\u00a0"), ("< ", "<\u00a0"), ("> ", ">\u00a0"), ("mm3", "mm³"))
 #: No sentence needs more; a stated property can hold any length.
 _LONGEST = 1500
 
@@ -143,7 +146,7 @@ def context_rows(review: StudyReview) -> list[tuple[str, str]]:
         return []
     known = review.context.model_dump(mode="json", exclude_none=True)
     shifted = {"study_date": "Study date, shifted", "prior_dates": "Earlier CTs, shifted"}
-    names = {name: shifted.get(name, name.replace("_", " ").capitalize()) for name in known}
+    names = {name: shifted.get(name, name.replace("_", " ").capitalize().replace(" ct", " CT")) for name in known}
     return [(names[name], _told(value)) for name, value in known.items() if value != []]
 
 
@@ -158,14 +161,21 @@ def _line(result: GuidelineResult) -> GuidelineLine:
         name=result.guideline,
         answer=result.words if is_given else "No category",
         is_given=is_given,
-        reason=result.reason,
-        management=result.management,
+        reason=_printed(result.reason),
+        management=_printed(result.management),
         missing=", ".join(result.missing),
         open_questions=", ".join(result.not_assessed),
-        notes=result.notes,
+        notes=tuple(map(_printed, result.notes)),
         source=result.source,
         trust=UNVERIFIED if is_given and not result.verified else "",
     )
+
+
+def _printed(words: str) -> str:
+    words = without_hidden_signs(words)
+    for written, printed in _PRINTED:
+        words = words.replace(written, printed)
+    return words
 
 
 def _brock_line(result: BrockResult) -> GuidelineLine:

@@ -91,11 +91,17 @@ def guidelines_of(*findings: Finding) -> StudyGuidelines:
             mean_diameter_mm=item.measurement.mean_diameter_mm,
             nodule_type=item.measurement.nodule_type,
             solid_diameter_mm=item.measurement.solid_diameter_mm,
+            long_axis_mm=item.measurement.long_axis_mm,
+            upper_lobe=True,
+            spiculation=None,
             status="baseline",
         )
         for item in findings
     ]
-    context = PatientContext(age_years=63, sex="female", screening=True, other_significant_finding=True)
+    context = PatientContext(
+        age_years=63, sex="female", screening=True, other_significant_finding=True, emphysema=True,
+        family_history=False, nodule_count=2,
+    )  # fmt: skip
     return assess_study(nodules, context, None)
 
 
@@ -168,6 +174,9 @@ def test_the_report_reads_in_the_dumps_of_others(files: dict[str, Path], tmp_pat
         "Uncertain",
         "Its slices are too thick",
         "Lung-RADS 3",
+        "Brock (PanCan) model without spiculation",
+        "N Engl J Med 2013;369:910. doi 10.1056/NEJMoa1214726 (unverified)",
+        "Why there is no Brock probability with spiculation",
     ):
         assert words in text
     page = tmp_path / "sr.html"

@@ -15,12 +15,13 @@ from data_contracts.guidelines import GuidelineNodule, PatientContext, StudyGuid
 from data_contracts.params import ReviewParams
 from data_contracts.review import Finding, MissedPrior, PriorFinding, StudyReview
 from data_contracts.series import SeriesRecord
-from pipeline.review.dicom.guideline_codes import BTS, FLEISCHNER, GUIDELINES, LUNG_RADS
+from pipeline.review.dicom.guideline_codes import BROCK, BTS, FLEISCHNER, GUIDELINES, LUNG_RADS
 from pipeline.review.dicom.objects import study_objects
 from pipeline.review.dicom.report_figures import with_reported_figures
 from pipeline.review.dicom.source import pseudonymous_study
 from pipeline.review.guidelines import bts, fleischner, lung_rads
 from pipeline.review.guidelines.study import assess_study
+from pipeline.review.guidelines.tables import brock_table
 from pipeline.review.html import render_study
 from pipeline.review.pdf import render_study_pdf
 
@@ -90,8 +91,11 @@ def test_every_category_of_the_tables_has_one_code() -> None:
     codes = []
     for named in GUIDELINES:
         assert set(named.categories) >= {row.category for row in tables[named.field].rows}
-        own = [named.category, named.possible, named.condition, named.recommendation, named.refusal]
+        own = [named.category, named.possible, named.condition, named.recommendation, named.refusal, named.checked]
         codes += [*own, *named.categories.values()]
+    for brock in BROCK.values():
+        codes += [brock.method, *brock.limits, brock.basis, brock.refusal]
+    assert list(BROCK) == [model.variant for model in brock_table().models]
     assert set(FLEISCHNER.categories) == set(fleischner.TABLE.categories)
     assert set(BTS.categories) == set(bts.TABLE.categories)
     assert len({value for value, _, _ in codes}) == len(codes)
@@ -151,6 +155,91 @@ def test_a_report_says_why_a_guideline_gives_nothing(
     assert bare.guidelines is not None
     assert words in bare.guidelines.fleischner.reason and bare.guidelines.fleischner.category is None
     assert report_of(bare, record).to_json() == report.to_json()
+
+
+SMOKER = INCIDENTAL.model_copy(update={"screening": True, "emphysema": True})
+
+
+@pytest.mark.parametrize("spiculation", [True, None])
+def test_a_report_gives_the_brock_probability_with_its_limits_and_source_and_is_read_back(
+    record: SeriesRecord, spiculation: bool | None, tmp_path: Path
+) -> None:
+    nodule = finding(1, record, HERE, 4.0)
+    known = GuidelineNodule(
+        nodule_id=nodule.finding_id, mean_diameter_mm=8.0, long_axis_mm=8.6, nodule_type="solid", status="baseline",
+        upper_lobe=True, spiculation=spiculation,
+    )  # fmt: skip
+    given = assess_study([known], SMOKER, None)
+    review = review_of(record, nodule, guidelines=given)
+    report = report_of(review, record)
+    assert verified(*saved({"sr.dcm": report}, tmp_path)) == []
+    group = hd.sr.Comprehensive3DSR.from_dataset(report).content.get_volumetric_roi_measurement_groups()[0]
+    figures = {item.name.meaning: item.value for item in group.get_measurements()}
+    sentences = dict(children(report, "Measurement Group"))
+    for result in given.nodules[0].brock:
+        terms = BROCK[result.variant]
+        stated = [
+            item
+            for item in group.get_measurements()
+            if any(child.ConceptCodeSequence[0].CodeValue == terms.method[0]
+                   for child in item[0].get("ContentSequence", []) if child.ValueType == "CODE")
+        ]  # fmt: skip
+        if result.probability is None:
+            assert (result.variant, stated) == ("with spiculation", [])
+            assert "spiculation" in sentences[terms.refusal[2]]
+            continue
+        (value,) = stated
+        assert result.probability_interval is not None
+        assert (value.name.meaning, value.unit.value) == ("Probability of cancer", "%")
+        assert value.value == pytest.approx(100 * result.probability, abs=1e-4)
+        limits = [figures[name] for _, _, name in terms.limits]
+        assert limits == pytest.approx([100 * limit for limit in result.probability_interval], abs=1e-4)
+        (source,) = [child.TextValue for child in value[0].ContentSequence if child.ValueType == "TEXT"]
+        assert source == result.source + ("" if result.verified else " (unverified)")
+        assert sentences[terms.basis[2]] == result.reason
+    assert given.nodules[0].brock[1].probability is not None
+    assert with_reported_figures(review, report) == review
+    blank = given.model_copy(update={"nodules": (given.nodules[0].model_copy(update={"brock": ()}),)})
+    for before in (blank, None):
+        back = with_reported_figures(review.model_copy(update={"guidelines": before}), report)
+        assert back.guidelines is not None
+        for result, own in zip(back.guidelines.nodules[0].brock, given.nodules[0].brock, strict=True):
+            assert (result.variant, result.reason, result.source) == (own.variant, own.reason, own.source)
+            assert result.probability == (own.probability and pytest.approx(own.probability, abs=1e-6))
+            assert own.probability is None or result.verified == own.verified
+        assert report_of(back, record).to_json() == report.to_json()
+
+
+def test_the_networks_own_probability_is_never_taken_from_a_brock_model(record: SeriesRecord) -> None:
+    nodule = finding(1, record, HERE, 4.0, probability=None, probability_interval=None)
+    known = GuidelineNodule(
+        nodule_id=nodule.finding_id, mean_diameter_mm=8.0, long_axis_mm=8.6, nodule_type="solid", upper_lobe=True,
+        spiculation=False,
+    )  # fmt: skip
+    review = review_of(record, nodule, guidelines=assess_study([known], SMOKER, None))
+    report = report_of(review, record)
+    assert with_reported_figures(review, report).findings[0].probability is None
+
+
+def test_a_category_of_an_unverified_rule_says_so_in_the_report_as_on_the_page(
+    record: SeriesRecord, tmp_path: Path
+) -> None:
+    nodule = finding(1, record, HERE, 4.0)
+    given = assessed(nodule, INCIDENTAL)
+    result = given.nodules[0].fleischner.model_copy(update={"verified": False})
+    given = given.model_copy(update={"nodules": (given.nodules[0].model_copy(update={"fleischner": result}),)})
+    review = review_of(record, nodule, guidelines=given)
+    report = report_of(review, record)
+    assert verified(*saved({"sr.dcm": report}, tmp_path)) == []
+    said = children(report, "Measurement Group")
+    assert ("Fleischner 2017 rule was checked", "No") in said
+    assert not [name for name, _ in said if name.startswith("BTS 2015 rule")]
+    assert "unverified" in render_study(review, {})
+    for before in (given, None):
+        back = with_reported_figures(review.model_copy(update={"guidelines": before}), report)
+        assert back.guidelines is not None and not back.guidelines.nodules[0].fleischner.verified
+        assert back.guidelines.nodules[0].bts.verified
+        assert report_of(back, record).to_json() == report.to_json()
 
 
 def test_page_paper_and_report_say_the_same_of_the_study_before(record: SeriesRecord, tmp_path: Path) -> None:

@@ -8,13 +8,19 @@ from html.parser import HTMLParser
 
 import pytest
 
+from data_contracts.guidelines import PatientContext
 from data_contracts.params import ReviewParams
 from data_contracts.review import StudyReview
 from pipeline.review.html import content_policy, render_study
 from pipeline.review.key_images import key_image_name, render_key_images
 from pipeline.review.stack import pack_stack
 from pipeline.review.wording import reader_rows, technique_rows
-from pipeline.review.wording_guidelines import page_guideline_lines, study_guideline_lines
+from pipeline.review.wording_guidelines import (
+    context_rows,
+    nodule_guideline_lines,
+    page_guideline_lines,
+    study_guideline_lines,
+)
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&{{ 7*7 }}\u2028\u202e"
 
@@ -304,3 +310,40 @@ def _shown(html: str) -> list[dict[str, str]]:
     """The findings in the order of the page."""
     found: list[dict[str, str]] = json.loads(_Page(html).data)["findings"]
     return found
+
+
+def test_a_guideline_is_printed_with_the_signs_of_print_and_a_bound_stays_on_its_line(
+    told_review: StudyReview,
+) -> None:
+    assert told_review.guidelines is not None
+    turned = {"reason": "4X with \u202eevil", "management": "PET/CT from 8 mm (268 mm3) on"}
+    whole = told_review.guidelines.lung_rads.model_copy(update=turned)
+    told_review = told_review.model_copy(
+        update={"guidelines": told_review.guidelines.model_copy(update={"lung_rads": whole})}
+    )
+    numbers = {finding.finding_id: n for n, finding in enumerate(told_review.findings, start=1)}
+    lines = [line for finding in told_review.findings for line in nodule_guideline_lines(told_review, finding)]
+    lines += study_guideline_lines(told_review, numbers)
+    said = " ".join(part for line in lines for part in (line.reason, line.management, *line.notes))
+    assert "mm3" not in said and ">=" not in said
+    assert "≥\u00a0" in said and "mm³" in said
+    assert "\u202e" not in said + render_study(told_review, {}), "a sign that turns all that follows on its line"
+    assert ("Earlier CT", "no") in context_rows(
+        told_review.model_copy(update={"context": PatientContext(earlier_ct=False)})
+    )
+
+
+def test_of_a_long_list_the_guidelines_of_the_study_come_before_the_table(told_review: StudyReview) -> None:
+    heading, table = "Guidelines, of the whole study", '<tbody id="rows">'
+    page = render_study(told_review, {})
+    assert page.index(table) < page.index(heading)
+    many = [told_review.findings[0].model_copy(update={"finding_id": f"g{n}"}) for n in range(16)]
+    page = render_study(told_review.model_copy(update={"findings": (*told_review.findings, *many)}), {})
+    assert page.index(heading) < page.index(table)
+    assert page.count(heading) == 1
+
+
+def test_the_page_says_when_it_was_made_as_people_write_it(study_review: StudyReview) -> None:
+    made = study_review.model_copy(update={"created_utc": "2026-11-22T18:03:09+00:00"})
+    assert "made 2026-11-22 18:03 UTC" in render_study(made, {})
+    assert "made long ago" in render_study(made.model_copy(update={"created_utc": "long ago"}), {})

@@ -1,4 +1,4 @@
-"""Coded terms of what Lung-RADS, Fleischner 2017 and BTS 2015 say: (code value, coding scheme, meaning).
+"""Coded terms of what Lung-RADS, Fleischner 2017, BTS 2015 and the Brock models say: (code value, scheme, meaning).
 
 No standard has them: PS3.16 of 2026 and SNOMED CT know recommendations of mammography alone.
 """
@@ -17,6 +17,7 @@ class GuidelineTerms:
 
     field: its name in the guidelines of a nodule and of a study. categories: category -> code. possible: concept of a
     category that the error of the measurement allows. condition, recommendation, refusal: concepts of sentences.
+    checked: concept of whether the rule was checked, which is said where it was not.
     """
 
     field: str
@@ -25,6 +26,20 @@ class GuidelineTerms:
     possible: Code
     condition: Code
     recommendation: Code
+    refusal: Code
+    checked: Code
+
+
+@dataclass(frozen=True)
+class BrockTerms:
+    """How a report states the result of one variant of the Brock model.
+
+    method: of the probability of cancer. limits: lower and upper one. basis, refusal: concepts of sentences.
+    """
+
+    method: Code
+    limits: tuple[Code, Code]
+    basis: Code
     refusal: Code
 
 
@@ -42,6 +57,7 @@ def _terms(field: str, value: str, name: str, category: Code, categories: dict[s
         condition=_private(f"{value}_IF", f"{short} category holds if"),
         recommendation=_private(f"{value}_DO", f"{name} recommendation"),
         refusal=_private(f"{value}_NONE", f"Why there is no {name} category"),
+        checked=_private(f"{value}_CHECK", f"{name} rule was checked"),
     )
 
 
@@ -76,6 +92,27 @@ FLEISCHNER = _terms(
 )
 BTS = _terms("bts", "BTS", "BTS 2015", _private("BTS", "BTS 2015 category"), _categories(_BTS, "BTS"))
 GUIDELINES = (LUNG_RADS, FLEISCHNER, BTS)
+
+
+def _brock(value: str, variant: str) -> BrockTerms:
+    limits = (_private(f"{value}_{end}", f"Brock {variant}, {word} limit by error of size") for end, word in _ENDS)
+    lower, upper = limits
+    return BrockTerms(
+        method=_private(value, f"Brock (PanCan) model {variant}"),
+        limits=(lower, upper),
+        basis=_private(f"{value}_FROM", f"Brock {variant}: from what"),
+        refusal=_private(f"{value}_NONE", f"Why there is no Brock probability {variant}"),
+    )
+
+
+_ENDS = (("L95", "lower"), ("U95", "upper"))
+#: variant of the model -> terms, in the order of its table
+BROCK = {
+    "with spiculation": _brock("BROCK_2B", "with spiculation"),
+    "without spiculation": _brock("BROCK_2A", "without spiculation"),
+}
+#: of CID 228: where the formula of a number comes from
+CITATION: Code = ("121421", "DCM", "Equation Citation")
 
 #: the reason of a result of which a report says nothing
 UNSAID = "not in the report in DICOM"

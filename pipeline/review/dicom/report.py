@@ -22,6 +22,7 @@ from pydicom.uid import UID
 
 from data_contracts.review import Finding, StudyReview
 from pipeline.review.dicom import codes
+from pipeline.review.dicom.brock_items import brock_figures
 from pipeline.review.dicom.codes import coded
 from pipeline.review.dicom.maker import MANUFACTURER, SERIES_NUMBERS, Maker
 from pipeline.review.dicom.masks import Drawing
@@ -111,7 +112,8 @@ def private_scheme() -> CodingSchemeIdentificationItem:
 
 def _groups(item: ReportedFinding, review: StudyReview, maker: Maker) -> list[Group]:
     finding = item.finding
-    measured, stated = figures(finding, maker), evaluations(finding, review.guidelines)
+    measured = figures(finding, maker) + brock_figures(finding.finding_id, review.guidelines)
+    stated = evaluations(finding, review.guidelines)
     common: dict[str, Any] = {
         "tracking_identifier": hd.sr.TrackingIdentifier(
             uid=maker.tracking_uid(finding.finding_id), identifier=tracking_id(finding)

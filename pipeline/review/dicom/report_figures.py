@@ -16,6 +16,7 @@ from pipeline.review.dicom.report_values import method_of
 from pipeline.review.dicom.reported_statements import (
     reported_finding,
     reported_guidelines,
+    reported_nodule,
     reported_type,
     reported_unfamiliar,
     study_container,
@@ -51,7 +52,7 @@ def with_reported_figures(review: StudyReview, report: Dataset) -> StudyReview:
     if set(groups) != set(known):
         raise ContractError("the report is of other findings than the review", where=review.study_key)
     findings = tuple(_finding(finding, groups[finding.finding_id]) for finding in review.findings)
-    of_findings = {name: reported_guidelines(own[0][0]) for name, own in groups.items()}
+    of_findings = {name: reported_nodule(own[0][0]) for name, own in groups.items()}
     study = study_container(report)
     guidelines = with_guidelines(review.guidelines, findings, of_findings, reported_guidelines(study))
     unfamiliar = reported_unfamiliar(study) or review.unfamiliar

@@ -16,6 +16,7 @@ from pipeline.review import wording_guidelines
 from pipeline.review.dicom import codes
 from pipeline.review.dicom import feedback_codes as answers
 from pipeline.review.dicom import statement_codes as terms
+from pipeline.review.dicom.brock_items import brock_sentences
 from pipeline.review.dicom.codes import Code, coded
 from pipeline.review.dicom.guideline_codes import GUIDELINES, MODIFIER, MODIFIERS, UNSAID, GuidelineTerms
 
@@ -59,7 +60,9 @@ def study_statements(review: StudyReview) -> hd.sr.ContainerContentItem | None:
 
 def _statements(finding: Finding, guidelines: StudyGuidelines | None) -> tuple[_Pairs, _Texts]:
     groups = guidelines.nodules if guidelines else ()
-    pairs, said = _guidelines(next((group for group in groups if group.nodule_id == finding.finding_id), None))
+    own = next((group for group in groups if group.nodule_id == finding.finding_id), None)
+    pairs, said = _guidelines(own)
+    said += brock_sentences(own.brock if own else ())
     if finding.call:
         pairs.insert(0, (terms.CALL, terms.CALLS[finding.call]))
     if finding.unfamiliar:
@@ -88,6 +91,8 @@ def _result(named: GuidelineTerms, result: GuidelineResult) -> tuple[_Pairs, _Te
         pairs += [(named.possible, named.categories[each]) for each in result.possible]
     if result.modifier:
         pairs.append((MODIFIER, MODIFIERS[result.modifier]))
+    if not result.verified:
+        pairs.append((named.checked, answers.YES_NO[False]))
     said = [(named.condition, result.condition), (named.recommendation, result.management)]
     return pairs, [(concept, words) for concept, words in said if words]
 

@@ -11,13 +11,18 @@ from data_contracts.guidelines import GuidelineResult, NoduleGuidelines, NoduleT
 from data_contracts.review import Finding
 from pipeline.review.dicom import feedback_codes as answers
 from pipeline.review.dicom import statement_codes as terms
+from pipeline.review.dicom.brock_items import reported_brock, with_reported_brock
 from pipeline.review.dicom.codes import Code
+from pipeline.review.dicom.feedback_codes import YES_NO
 from pipeline.review.dicom.guideline_codes import GUIDELINES, LUNG_RADS, MODIFIER, MODIFIERS, UNSAID, GuidelineTerms
+from pipeline.review.dicom.reading_items import child_words, code_of, items
 from pipeline.review.guidelines import bts, fleischner, lung_rads
 
 #: the fields of a result; and by the field of its guideline
 Result = dict[str, Any]
 Results = dict[str, Result]
+
+_BROCK = "brock"
 
 
 def reported_finding(group: Dataset) -> dict[str, Any]:
@@ -34,15 +39,15 @@ def reported_finding(group: Dataset) -> dict[str, Any]:
 
 def reported_type(group: Dataset) -> NoduleType | None:
     """The type, where a texture of the group is one that was measured."""
-    for item in _items(group, answers.TYPE):
-        if any(_value(child) == terms.MEASURED_TYPE[0] for child in _items(item, terms.METHOD)):
-            return next((name for name in get_args(NoduleType) if answers.TYPES[name][0] == _value(item)), None)
+    for item in items(group, answers.TYPE):
+        if any(code_of(child) == terms.MEASURED_TYPE[0] for child in items(item, terms.METHOD)):
+            return next((name for name in get_args(NoduleType) if answers.TYPES[name][0] == code_of(item)), None)
     return None
 
 
 def reported_unfamiliar(container: Dataset | None) -> tuple[str, ...]:
     """Why the figures may not hold, as often as it is said."""
-    return tuple(str(item.TextValue) for item in _items(container, terms.UNFAMILIAR_WHY))
+    return tuple(str(item.TextValue) for item in items(container, terms.UNFAMILIAR_WHY))
 
 
 def reported_guidelines(container: Dataset | None) -> Results:
@@ -51,16 +56,20 @@ def reported_guidelines(container: Dataset | None) -> Results:
     return {field: result for field, result in found if result is not None}
 
 
-def _reported_result(container: Dataset | None, named: GuidelineTerms) -> Result | None:
-    def words(concept: Code) -> str:
-        return "".join(str(item.TextValue) for item in _items(container, concept))
+def reported_nodule(group: Dataset) -> Results:
+    """The same of a finding's measurement group, with what it says of the Brock models as the field `brock`."""
+    brock = reported_brock(group)
+    return {**reported_guidelines(group), **({_BROCK: brock} if brock else {})}
 
+
+def _reported_result(container: Dataset | None, named: GuidelineTerms) -> Result | None:
     category = next(_coded(container, named.category, named.categories), None)
     if category is None:
-        return {"status": "refused", "category": None, "reason": why} if (why := words(named.refusal)) else None
-    condition = words(named.condition)
+        why = child_words(container, named.refusal)
+        return {"status": "refused", "category": None, "reason": why} if why else None
+    condition = child_words(container, named.condition)
     # a report of an earlier program recommends nothing
-    management = {"management": said} if (said := words(named.recommendation)) else {}
+    management = {"management": said} if (said := child_words(container, named.recommendation)) else {}
     modifier = next(_coded(container, MODIFIER, MODIFIERS), "") if named is LUNG_RADS else ""
     return {
         "status": "conditional" if condition else "given",
@@ -68,13 +77,14 @@ def _reported_result(container: Dataset | None, named: GuidelineTerms) -> Result
         "modifier": modifier,
         "possible": tuple(_coded(container, named.possible, named.categories)) or (category,),
         "condition": condition,
+        "verified": next(_coded(container, named.checked, {"no": YES_NO[False]}), None) is None,
         **management,
     }
 
 
 def study_container(report: Dataset) -> Dataset | None:
     """What holds the statements of the whole study."""
-    return next(_items(report, terms.STUDY_STATEMENTS), None)
+    return next(items(report, terms.STUDY_STATEMENTS), None)
 
 
 def with_guidelines(
@@ -96,13 +106,18 @@ def with_guidelines(
     return whole.model_copy(update={"nodules": tuple(known.values()), **_all_taken(whole, of_study)})
 
 
-def _all_taken(given: NoduleGuidelines | StudyGuidelines, results: Results) -> dict[str, GuidelineResult]:
-    return {field: _taken(getattr(given, field), result) for field, result in results.items()}
+def _all_taken(given: NoduleGuidelines | StudyGuidelines, results: Results) -> dict[str, Any]:
+    taken: dict[str, Any] = {
+        field: _taken(getattr(given, field), result) for field, result in results.items() if field != _BROCK
+    }
+    if _BROCK in results and isinstance(given, NoduleGuidelines):
+        taken[_BROCK] = with_reported_brock(given.brock, results[_BROCK])
+    return taken
 
 
 def _taken(result: GuidelineResult, said: Result) -> GuidelineResult:
     """The result as reported; one that says the same keeps its own words."""
-    names = set(said) & {"category", "modifier", "condition", "management", "reason"}
+    names = set(said) & {"category", "modifier", "condition", "management", "reason", "verified"}
     if all(getattr(result, name) == said[name] for name in names):
         possible = said.get("possible", ())
         return result.model_copy(update={"possible": possible} if len(possible) > 1 else {})
@@ -127,20 +142,7 @@ def _unsaid(guideline: str) -> GuidelineResult:
     return GuidelineResult(guideline=guideline, status="refused", reason=UNSAID)
 
 
-def _items(parent: Dataset | None, concept: Code) -> Iterator[Dataset]:
-    """Children with a concept name."""
-    for item in (parent.get("ContentSequence") if parent is not None else None) or []:
-        names = item.get("ConceptNameCodeSequence")
-        if names and str(names[0].get("CodeValue", "")) == concept[0]:
-            yield item
-
-
 def _coded(parent: Dataset | None, concept: Code, values: Mapping[str, Code]) -> Iterator[str]:
     """The names of the codes that children with a concept give; codes that `values` lacks are passed over."""
     names = {code[0]: name for name, code in values.items()}
-    return (names[value] for item in _items(parent, concept) if (value := _value(item)) in names)
-
-
-def _value(item: Dataset) -> str:
-    given = item.get("ConceptCodeSequence")
-    return str(given[0].get("CodeValue", "")) if given else ""
+    return (names[value] for item in items(parent, concept) if (value := code_of(item)) in names)

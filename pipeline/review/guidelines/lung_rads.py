@@ -105,7 +105,7 @@ def _refusal(found: Match, possible: set[str], nodule: GuidelineNodule) -> Guide
     reason = "no row of the table names such a finding"
     if missing:
         reason = f"Lung-RADS needs: {', '.join(missing)}"
-        reason += f" (possible: {', '.join(ordered)})" if len(ordered) > 1 else ""
+        reason += f" (possible: {', '.join(ordered)})" if ordered else ""
         reason += f"; {nodule.status_reason}" if "status" in found.missing and nodule.status_reason else ""
     return GuidelineResult(
         guideline=TABLE.name,

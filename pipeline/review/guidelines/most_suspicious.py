@@ -44,8 +44,7 @@ def most_suspicious(
     if exceeding:
         return _without_category(table, results, exceeding, possible)
     deciding[table.name] = nodule_id
-    notes = [*top.notes, *(f"nodule {other_id}: {result.reason}" for other_id, result in open_)]
-    return top.model_copy(update={"possible": possible, "notes": tuple(notes)})
+    return top.model_copy(update={"possible": possible, "notes": (*top.notes, *_reasons(open_))})
 
 
 def possible_of_study(table: RuleTable, results: Sequence[GuidelineResult]) -> tuple[str, ...]:
@@ -69,14 +68,14 @@ def _without_category(
         guideline=table.name,
         status="refused",
         possible=possible,
-        reason=_reasons(refused),
+        reason="; ".join(_reasons(refused)),
         missing=missing,
         notes=tuple(f"nodule {nodule_id}: {note}" for nodule_id, result in refused[:3] for note in result.notes),
         source=table.source,
     )
 
 
-def _reasons(refused: Sequence[tuple[str, GuidelineResult]]) -> str:
+def _reasons(refused: Sequence[tuple[str, GuidelineResult]]) -> list[str]:
     """Each reason once, with the nodules it is of; of many only the first few are named."""
     of_reason: dict[str, list[str]] = {}
     for nodule_id, result in refused:
@@ -84,7 +83,7 @@ def _reasons(refused: Sequence[tuple[str, GuidelineResult]]) -> str:
     said = [f"{_few(nodules)}: {reason}" for reason, nodules in list(of_reason.items())[:_NAMED]]
     if len(of_reason) > _NAMED:
         said.append(f"and {sum(map(len, list(of_reason.values())[_NAMED:]))} more nodules for other reasons")
-    return "; ".join(said)
+    return said
 
 
 def _few(nodules: list[str]) -> str:
