@@ -195,8 +195,8 @@ def _interval(low_high: tuple[float, float] | None, form: str) -> str:
 
 def diameter_words(finding: Finding) -> str:
     """The mean diameter; of a finding that could not be outlined that it is the mark's."""
-    size = finding.measurement
-    return millimetres(size.mean_diameter_mm) + (", mark's" if size.volume_mm3 is None else "")
+    words = millimetres(finding.measurement.mean_diameter_mm)
+    return words if finding.measurement.volume_mm3 is not None else words.replace(" ", "\u00a0") + ", mark's"
 
 
 def cubic_millimetres(value: float | None) -> str:

@@ -355,5 +355,5 @@ def test_a_diameter_that_is_the_marks_and_not_measured_says_so_in_the_table_and_
     first = study_review.findings[0]
     assert first.measurement.volume_mm3 is None
     page = _Page(render_study(study_review, {})).text
-    assert page.count(f"{first.measurement.mean_diameter_mm:.1f} mm, mark's") == 2
+    assert page.count(f"{first.measurement.mean_diameter_mm:.1f}\u00a0mm, mark's") == 2
     assert ", mark's" not in diameter_words(next(f for f in study_review.findings if f.measurement.volume_mm3))
