@@ -161,8 +161,8 @@ def _finding_table(review: StudyReview, findings: list[Finding]) -> Table:
     for number, finding in enumerate(findings, start=1):
         size = finding.measurement
         link = f'<a href="#nodule-{number}" color="#0b5c8a">{number}</a>'
-        cells = [wording.percent(finding.probability_size_only), wording.millimetres(size.mean_diameter_mm)]
-        cells += [wording.cubic_millimetres(size.volume_mm3)]
+        cells = [wording.percent(finding.probability_size_only), wording.diameter_words(finding)]
+        cells += ["-" if size.volume_mm3 is None else wording.cubic_millimetres(size.volume_mm3)]
         cells += [wording.type_words(finding) if size.nodule_type else "-"]
         cells += [wording_guidelines.lung_rads_words(review, finding) or "-"] * has_rules
         cells += [wording_guidelines.change_words(finding) or "-"] * has_prior
@@ -170,7 +170,7 @@ def _finding_table(review: StudyReview, findings: list[Finding]) -> Table:
         chance = wording.percent(finding.probability) + (", uncertain" if finding.call == "uncertain" else "")
         first = [Paragraph(link, BODY), meter(finding.probability, MODEL, 12 * mm), text(chance, BOLD)]
         lines.append([*first, *(text(cell, DENSE) for cell in cells)])
-    shares = [0.055, 0.1, 0.17, 0.09, 0.095, 0.105, 0.105] + [0.125] * has_rules + [0.12] * has_prior + [0.09, 0.06]
+    shares = [0.055, 0.1, 0.165, 0.08, 0.125, 0.105, 0.105] + [0.125] * has_rules + [0.12] * has_prior + [0.09, 0.06]
     table = Table(lines, colWidths=[WIDTH * share / sum(shares) for share in shares], repeatRows=1)
     table.setStyle(
         TableStyle(

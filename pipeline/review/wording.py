@@ -172,9 +172,8 @@ def measurement_rows(finding: Finding, review: StudyReview) -> Rows:
     """Size and place of a finding."""
     size = finding.measurement
     n_slices = next((series.n_slices for series in review.series if series.series_key == finding.series_key), None)
-    low_high = size.diameter_interval_mm
     rows = [
-        ("Mean diameter", millimetres(size.mean_diameter_mm) + (_interval(low_high, ".1f") if low_high else "")),
+        ("Mean diameter", diameter_words(finding) + _interval(size.diameter_interval_mm, ".1f")),
         ("Long, short axis", f"{millimetres(size.long_axis_mm)}, {millimetres(size.short_axis_mm)}"),
         ("Volume", cubic_millimetres(size.volume_mm3) + _interval(size.volume_interval_mm3, ".0f")),
         ("Type", type_words(finding)),
@@ -192,6 +191,12 @@ def measurement_rows(finding: Finding, review: StudyReview) -> Rows:
 
 def _interval(low_high: tuple[float, float] | None, form: str) -> str:
     return "" if low_high is None else f" ({low_high[0]:{form}} to {low_high[1]:{form}})"
+
+
+def diameter_words(finding: Finding) -> str:
+    """The mean diameter; of a finding that could not be outlined that it is the mark's."""
+    words = millimetres(finding.measurement.mean_diameter_mm)
+    return words if finding.measurement.volume_mm3 is not None else words.replace(" ", "\u00a0") + ", mark's"
 
 
 def cubic_millimetres(value: float | None) -> str:

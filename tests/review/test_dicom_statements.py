@@ -277,3 +277,21 @@ def _named(group: Dataset) -> list[tuple[str, str]]:
         for item in group.ContentSequence
         if item.ValueType == "TEXT"
     ]
+
+
+def test_the_review_of_a_report_comes_back_with_all_its_digits_and_another_one_with_those_of_the_report(
+    record: SeriesRecord,
+) -> None:
+    digits = {
+        "probability": 0.98457557437628,
+        "probability_interval": (0.912345678912, 0.999999999),
+        "probability_size_only": 0.9511111111111,
+        "concepts": {"spiculation": 3.14159265358979, "texture": 4.7182818284},
+    }
+    review = review_of(record, finding(1, record, HERE, 4.0, **digits))
+    report = report_of(review, record)
+    assert with_reported_figures(review, report) == review
+    other = review_of(record, finding(1, record, HERE, 4.0, **{**digits, "probability": 0.5, "concepts": {}}))
+    back = with_reported_figures(other, report).findings[0]
+    assert back.probability == 0.984576
+    assert back.concepts == {"spiculation": 3.1416, "texture": 4.7183}

@@ -14,7 +14,7 @@ from data_contracts.review import StudyReview
 from pipeline.review.html import content_policy, render_study
 from pipeline.review.key_images import key_image_name, render_key_images
 from pipeline.review.stack import pack_stack
-from pipeline.review.wording import reader_rows, technique_rows
+from pipeline.review.wording import diameter_words, reader_rows, technique_rows
 from pipeline.review.wording_guidelines import (
     context_rows,
     nodule_guideline_lines,
@@ -347,3 +347,13 @@ def test_the_page_says_when_it_was_made_as_people_write_it(study_review: StudyRe
     made = study_review.model_copy(update={"created_utc": "2026-11-22T18:03:09+00:00"})
     assert "made 2026-11-22 18:03 UTC" in render_study(made, {})
     assert "made long ago" in render_study(made.model_copy(update={"created_utc": "long ago"}), {})
+
+
+def test_a_diameter_that_is_the_marks_and_not_measured_says_so_in_the_table_and_beside_the_pictures(
+    study_review: StudyReview,
+) -> None:
+    first = study_review.findings[0]
+    assert first.measurement.volume_mm3 is None
+    page = _Page(render_study(study_review, {})).text
+    assert page.count(f"{first.measurement.mean_diameter_mm:.1f}\u00a0mm, mark's") == 2
+    assert ", mark's" not in diameter_words(next(f for f in study_review.findings if f.measurement.volume_mm3))

@@ -12,7 +12,7 @@ from data_contracts.errors import ContractError
 from data_contracts.review import Finding, Measurement, StudyReview
 from pipeline.review.dicom import codes
 from pipeline.review.dicom import statement_codes as terms
-from pipeline.review.dicom.report_values import method_of
+from pipeline.review.dicom.report_values import DIGITS, method_of
 from pipeline.review.dicom.reported_statements import (
     reported_finding,
     reported_guidelines,
@@ -67,9 +67,9 @@ def _finding(finding: Finding, groups: list[Any]) -> Finding:
         found = values.get((code[0], method))
         return None if found is None else float(found.value)
 
-    def probability(method: str = "") -> float | None:
+    def probability(own: float | None, method: str = "") -> float | None:
         percent = value(codes.PROBABILITY, method)
-        return None if percent is None else round(percent / 100, 8)
+        return None if percent is None else _share(own, percent)
 
     def interval(limits: tuple[codes.Code, codes.Code]) -> tuple[float, float] | None:
         lower, upper = map(value, limits)
@@ -96,20 +96,35 @@ def _finding(finding: Finding, groups: list[Any]) -> Finding:
         update={
             "side": _side(groups[0]),
             "measurement": size,
-            "probability": probability(),
-            "probability_interval": _shares(interval(terms.PROBABILITY_LIMITS)) or finding.probability_interval,
-            "probability_image_only": probability(codes.IMAGE_ONLY[0]),
-            "probability_size_only": probability(codes.SIZE_ONLY[0]),
+            "probability": probability(finding.probability),
+            "probability_interval": _shares(finding.probability_interval, interval(terms.PROBABILITY_LIMITS)),
+            "probability_image_only": probability(finding.probability_image_only, codes.IMAGE_ONLY[0]),
+            "probability_size_only": probability(finding.probability_size_only, codes.SIZE_ONLY[0]),
             "concepts": {
-                _CONCEPTS[str(m.name.value)]: float(m.value) for m in measured if str(m.name.value) in _CONCEPTS
+                name: _kept(finding.concepts.get(name), float(m.value))
+                for m in measured
+                if (name := _CONCEPTS.get(str(m.name.value))) is not None
             },
             **reported_finding(groups[0][0]),
         }
     )
 
 
-def _shares(percent: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if percent is None else (round(percent[0] / 100, 8), round(percent[1] / 100, 8))
+def _kept(own: float | None, said: float, scale: float = 1.0) -> float:
+    """What a report says, with all digits of `own` where it is `own`, rounded. scale: of the report's unit."""
+    return own if own is not None and round(scale * own, DIGITS) == said else said / scale
+
+
+def _share(own: float | None, percent: float) -> float:
+    kept = _kept(own, percent, 100)
+    return kept if kept == own else round(kept, 8)
+
+
+def _shares(own: tuple[float, float] | None, percent: tuple[float, float] | None) -> tuple[float, float] | None:
+    if percent is None:
+        return own
+    lower, upper = own or (None, None)
+    return _share(lower, percent[0]), _share(upper, percent[1])
 
 
 def _modifier(measurement: Any, concept: str) -> tuple[str, str]:
