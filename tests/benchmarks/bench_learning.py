@@ -19,7 +19,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ WEIGHTS = DATA / "weights" / "mobilenet_v2_imagenet_features.pt"
 PRETRAINED = "ImageNet"
 RANDOM = "random"
 BEST = "lidc-crops (five networks)"
+OUTLINED = "lidc-crops with readers' outlines as mask target"
 N_FOLDS = 5
 
 
@@ -57,6 +58,7 @@ def recipes(weights: Path, *, quick: bool) -> dict[str, Any]:
         ),
         f"small CNN ({RANDOM})": train_params("lidc-crops-mobilenet", {"threads": 1, **scratch, **small, **short}),
         BEST: train_params("lidc-crops", {"threads": 1, **from_file, **short}),
+        OUTLINED: train_params("lidc-crops", {"threads": 1, "mask_weight": 1.0, **from_file, **short}),
     }
 
 
@@ -179,7 +181,8 @@ def report(tables: dict[str, Any]) -> list[dict[str, Any]]:
     )
     as_size = next(iter(tables.values()))
     as_size = as_size.assign(score=as_size["score_size"])
-    pairs = [(BEST, tuned, "score"), (BEST, tuned, "score_image"), (tuned, probe, "score_image")]
+    pairs = [(OUTLINED, BEST, "score"), (OUTLINED, BEST, "score_image")]
+    pairs += [(BEST, tuned, "score"), (BEST, tuned, "score_image"), (tuned, probe, "score_image")]
     pairs += [
         (name, "one network", score)
         for name in tables
@@ -235,15 +238,14 @@ def judged(work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
 
     from pipeline.cohort.dataset import PatchReader
 
-    dataset = import_crops(work)
     folds = range(1 if options.quick else options.folds)
     todo = recipes(WEIGHTS, quick=options.quick)
     todo = {name: params for name, params in todo.items() if any(part in name for part in options.only.split(","))}
-    tables = measure(dataset, todo, work, folds, options.folds, options.workers)
+    tables = measured(lambda votes: import_crops(work, votes=votes), todo, work, folds, options)
     if options.quick:
         print("quick: one fold, two epochs; these are not the figures")
     else:
-        tables |= ratings_tables(PatchReader(dataset).index, options.folds)
+        tables |= ratings_tables(PatchReader(import_crops(work)).index, options.folds)
     return report(tables)
 
 
@@ -255,17 +257,27 @@ def ablation(work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
 
     table = DATA / "lidc-nodules" / "nodules.csv"
     judges = judged_patients(PatchReader(import_crops(work)).index, table, N_FOLDS)
-    dataset = import_crops(work, "lidc-crops-development", judges)
-    folds = range(1 if options.quick else DEVELOPMENT_FOLDS)
+    options.folds = DEVELOPMENT_FOLDS
+    folds = range(1 if options.quick else options.folds)
     todo = ablation_recipes(WEIGHTS, options.only)
+    name = "lidc-crops-development"
+    return report(measured(lambda votes: import_crops(work, name, judges, votes), todo, work, folds, options))
+
+
+def measured(
+    imported: Callable[[str], Path], todo: dict[str, Any], work: Path, folds: range, options: argparse.Namespace
+) -> dict[str, Any]:
+    """`measure` of recipes without a mask target, and of those with one on the crops with their outlines.
+
+    The same crops in the same folds: patient keys and labels decide those. imported: array of outlines -> dataset.
+    """
     outlined = {name: params for name, params in todo.items() if params.mask_weight > 0}
     plain = {name: params for name, params in todo.items() if name not in outlined}
-    tables = measure(dataset, plain, work, folds, DEVELOPMENT_FOLDS, options.workers)
-    if outlined:
-        # The same crops in the same folds: patient keys and labels decide those.
-        dataset = import_crops(work, "lidc-crops-development", judges, votes="votes")
-        tables |= measure(dataset, outlined, work, folds, DEVELOPMENT_FOLDS, options.workers)
-    return report(tables)
+    tables: dict[str, Any] = {}
+    for votes, some in (("", plain), ("votes", outlined)):
+        if some:
+            tables |= measure(imported(votes), some, work, folds, options.folds, options.workers)
+    return tables
 
 
 if __name__ == "__main__":
