@@ -1,8 +1,8 @@
 """First weights for the recipe beyond ImageNet's: pictures without labels, or phantoms; never a held-out patient.
 
 Both start from the ImageNet weights and see, of a fold, only what its training patients gave: their crops, or phantoms
-with the shapes and ratings of their nodules. Reserved patients are in neither. Settings were fixed before a fold was
-judged: rates, batches and epochs are the recipe's where it has them, the rest is that of the paper.
+with the shapes and ratings of their nodules. Reserved patients are in neither. Rates and batches are the
+recipe's where it has them, the rest is that of the paper; docs/figures.md says what was changed after a first run.
 """
 
 from __future__ import annotations
