@@ -21,6 +21,8 @@ _BY_CONTENT = re.compile(
     r"^(series/|datasets/|features/|annotations/|rejected/|series\.parquet|rejected\.parquet|nodules\.parquet"
     r"|runs/\w+/(checkpoint\.safetensors|model_card\.json|predictions\.parquet|cohort\.json))"
 )
+#: what prints the minute in which it was made
+_BY_THE_CLOCK = re.compile(r"^reviews/\w+/report\.(html|pdf)$")
 #: names that hold a time or a random number
 _VARYING = (
     (re.compile(r"^mlartifacts/.*$"), "mlartifacts/*"),
@@ -50,8 +52,9 @@ class Contents:
         return cls({name: frozenset(found) for name, found in files.items()}, _registry(workspace))
 
     def stable(self, other: Contents) -> set[str]:
-        """Names of the files that are the same in both."""
-        return {name for name, digests in self.files.items() if other.files.get(name) == digests}
+        """Names of the files that are the same in both, and not because both were written in the same minute."""
+        same = {name for name, digests in self.files.items() if other.files.get(name) == digests}
+        return {name for name in same if not _BY_THE_CLOCK.search(name)}
 
     def by_content(self) -> set[str]:
         """Names of the files that a single undisturbed night is enough to judge."""
